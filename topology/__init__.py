@@ -1,0 +1,1 @@
+"""Who may talk to whom: graphs and peers. Pure; knows nothing of sockets or GANs."""
