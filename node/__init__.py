@@ -1,0 +1,1 @@
+"""One GAN node, one OS process."""

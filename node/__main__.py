@@ -1,0 +1,86 @@
+"""`dgan-node`: one GAN node as one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from topology.errors import InputError
+from topology.peers import read_peers
+
+EXIT_INPUT = 2
+_LIFELINE = "DGAN_LIFELINE_FD"
+_LIFELINE_DEADLINE_S = 1.5
+
+
+@click.command(epilog="Example: dgan-node --id 3 --peers peers.toml")
+@click.option("--id", "node_id", type=int, required=True, help="This node's id in the peers file.")
+@click.option(
+    "--peers",
+    "peers_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The peers file: addresses, public keys, edges and the run's settings.",
+)
+@click.version_option(package_name="dgan")
+def cli(node_id: int, peers_path: Path) -> None:
+    """Train one node of a decentralized GAN on its own private images.
+
+    The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
+    SIGTERM saves a checkpoint and ends with status 0; starting again resumes from it.
+    """
+    stop = threading.Event()
+    _handle_signals(stop)
+    _watch_lifeline()
+    try:
+        view = read_peers(peers_path).view(node_id)
+        # torch takes seconds to load; a wrong peers file shall not.
+        from node.session import run_session  # noqa: PLC0415
+
+        status = run_session(view, peers_path, stop)
+    except InputError as error:
+        click.echo(f"dgan-node: error: {error}", err=True)
+        status = EXIT_INPUT
+    sys.exit(status)
+
+
+def _handle_signals(stop: threading.Event) -> None:
+    """The first SIGTERM or Ctrl-C asks for a checkpoint and a clean end, the second one ends at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def _watch_lifeline() -> None:
+    """Ends this process when its launcher dies: the launcher holds the other end of a pipe and never writes."""
+    descriptor = os.environ.pop(_LIFELINE, None)
+    if descriptor is None:
+        return
+
+    def watch() -> None:
+        os.read(int(descriptor), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(_LIFELINE_DEADLINE_S)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def main() -> None:
+    """Entry point of `dgan-node`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

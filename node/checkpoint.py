@@ -1,0 +1,218 @@
+"""Checkpoints: one safetensors file of tensors and one JSON file beside it, written atomically and checked on load.
+
+    checkpoints/cycle-00000300.safetensors    every tensor of the node's state; equal states give equal bytes
+    checkpoints/cycle-00000300.json           what, whose, when, and the xxh3-128 digest of the file beside it
+
+The JSON file is written last: a checkpoint counts only when both are there and the digest fits. So a crash at any
+moment leaves the one before it valid, and boot counters and times never touch the tensor file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import xxhash
+from safetensors import SafetensorError
+from torch import Tensor
+
+from topology.errors import InputError
+
+FORMAT = 1
+_NAME = re.compile(r"cycle-(\d{8})\.json")
+
+
+@dataclass(frozen=True)
+class CheckpointMeta:
+    """What a checkpoint holds and whose it is.
+
+    Attributes:
+        run_id: Run it belongs to.
+        node_id: Node it belongs to.
+        architecture: Name of the architecture in the run's settings.
+        arch_id: Exact structure, as snapshots name it.
+        image_size: Height and width in pixels.
+        image_channels: 1 or 3.
+        cycle: Cycles of Algorithm 1 done.
+        cycles: Cycles of the whole run.
+        epoch: Epochs begun, the running one included.
+        epochs: Epochs of the whole run.
+        finished: Whether training is complete.
+        chosen: How often each neighbour was chosen since the first cycle.
+        boot: Count of the node's starts when it was saved.
+        saved_at_s: Unix time of saving.
+    """
+
+    run_id: str
+    node_id: int
+    architecture: str
+    arch_id: str
+    image_size: int
+    image_channels: int
+    cycle: int
+    cycles: int
+    epoch: int
+    epochs: int
+    finished: bool
+    chosen: dict[str, int]
+    boot: int
+    saved_at_s: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A valid checkpoint.
+
+    Attributes:
+        path: The safetensors file.
+        meta: The JSON file beside it.
+        tensors: By dotted name; the part before the first dot says whose they are.
+    """
+
+    path: Path
+    meta: CheckpointMeta
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors of `prefix.`, with that prefix taken off, such as `discriminator`."""
+        return strip_prefix(self.tensors, prefix)
+
+
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix.`, under the rest of their names."""
+    return {
+        name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
+    }
+
+
+def add_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix.name`, detached, on the CPU and contiguous in the default memory format."""
+    return {f"{prefix}.{name}": t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+
+def save(directory: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> Path:
+    """Writes one checkpoint into `directory`/checkpoints and returns the path of its tensors.
+
+    Raises:
+        OSError: The disk refuses; what was saved before is still there.
+    """
+    folder = directory / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = safetensors.torch.save(dict(tensors))
+    path = folder / f"cycle-{meta.cycle:08d}.safetensors"
+    # Saving the same cycle again (after a resume) must not pair new tensors with the old digest.
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_atomically(path, data)
+    record = {"format": FORMAT, **asdict(meta), "digest": xxhash.xxh3_128_hexdigest(data)}
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=1).encode())
+    return path
+
+
+def prune(directory: Path, keep: int, keep_cycles: Iterable[int]) -> None:
+    """Deletes all but the newest `keep` checkpoints and those of `keep_cycles`."""
+    forever = set(keep_cycles)
+    for path in list_checkpoints(directory)[:-keep]:
+        if _cycle_of(path) not in forever:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Tensor files of the complete checkpoints of a node's directory, oldest first; their digests are not checked."""
+    found = (directory / "checkpoints").glob("cycle-*.json")
+    complete = [p.with_suffix(".safetensors") for p in found if _NAME.fullmatch(p.name)]
+    return sorted((p for p in complete if p.exists()), key=_cycle_of)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads and checks one checkpoint by the path of its tensors.
+
+    Raises:
+        InputError: A file is missing, torn, of another format, or does not fit its digest.
+    """
+    mend = "a checkpoint as dgan-node writes it; an older one beside it may be whole"
+    try:
+        record = json.loads(path.with_suffix(".json").read_bytes())
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"unreadable checkpoint ({error})", mend) from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else record
+        raise InputError(
+            path.with_suffix(".json"), f"format = {found!r}", f"this version reads format {FORMAT}"
+        )
+    if xxhash.xxh3_128_hexdigest(data) != record.get("digest"):
+        raise InputError(path, "the content does not fit its digest (torn or changed)", mend)
+    missing = [field.name for field in fields(CheckpointMeta) if field.name not in record]
+    if missing:
+        raise InputError(path.with_suffix(".json"), f"no field {missing[0]}", mend)
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise InputError(path, f"no safetensors file ({error})", mend) from None
+    meta = CheckpointMeta(**{field.name: record[field.name] for field in fields(CheckpointMeta)})
+    return Checkpoint(path, meta, tensors)
+
+
+def load_newest(directory: Path, on_invalid: Callable[[str], Any] = lambda _: None) -> Checkpoint:
+    """The newest valid checkpoint of a node's directory.
+
+    Args:
+        directory: Such as runs/NAME/nodes/3.
+        on_invalid: Told the one-line reason for each newer checkpoint that had to be passed over.
+
+    Raises:
+        InputError: There is none, or none is valid.
+    """
+    reasons: list[str] = []
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            return load(path)
+        except InputError as error:
+            reasons.append(str(error))
+            on_invalid(str(error))
+    problem = reasons[0] if reasons else "no checkpoint"
+    raise InputError(directory / "checkpoints", problem, "train the node first, or copy its folder whole")
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Writes a file so that a reader finds the old or the new content, never a part.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        durable: Whether the new content must also be on the disk before this returns.
+
+    Raises:
+        OSError: The disk refuses; the old content is still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    if not durable:
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cycle_of(path: Path) -> int:
+    return int(path.stem.removeprefix("cycle-"))

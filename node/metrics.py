@@ -1,0 +1,118 @@
+"""What a node reports while it runs: lines of metrics.jsonl, and status.json for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from node.checkpoint import write_atomically
+from node.neighbors import Reading
+from node.trainer import CycleRecord, Exchange
+
+
+class Window:
+    """The cycles since the last line of metrics, summed up.
+
+    Args:
+        clock: Seconds, for the rate of cycles.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
+        self._records: list[CycleRecord] = []
+        self._readings: dict[int, list[tuple[Reading, int]]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, record: CycleRecord, readings: Mapping[int, Reading]) -> None:
+        """Takes in one cycle, with the snapshots it could choose from."""
+        self._records.append(record)
+        if record.exchange is not None:
+            for neighbor_id, reading in readings.items():
+                self._readings[neighbor_id].append((reading, record.cycle - reading.cycle))
+
+    def close(self) -> dict[str, Any]:
+        """The summary of the window, means unless a count is more natural; the next window begins empty."""
+        records, now_s = self._records, self._clock()
+        exchanges = [record.exchange for record in records if record.exchange is not None]
+        last = records[-1]
+        line = {
+            "cycle": last.cycle,
+            "epoch": last.epoch,
+            "cycles_per_s": len(records) / max(now_s - self._began_s, 1e-9),
+            "loss_threshold": last.loss_threshold,
+            "d_loss": fmean(record.d_loss for record in records),
+            "g_loss": fmean(record.g_loss for record in records),
+            "inner_steps": fmean(record.inner_steps for record in records),
+            "cap_hits": sum(record.cap_hit for record in records),
+            "considered": len(exchanges),
+            **_summary(exchanges),
+            "age_s": {str(j): fmean(r.age_s for r, _ in seen) for j, seen in sorted(self._readings.items())},
+            "lag_cycles": {
+                str(j): fmean(lag for _, lag in seen) for j, seen in sorted(self._readings.items())
+            },
+        }
+        self._began_s, self._records, self._readings = now_s, [], defaultdict(list)
+        return line
+
+
+def _summary(exchanges: list[Exchange]) -> dict[str, Any]:
+    made = [exchange for exchange in exchanges if exchange.loss is not None]
+    measured = [exchange for exchange in made if exchange.divergences]
+    by_neighbor: dict[int, list[float]] = defaultdict(list)
+    for exchange in measured:
+        for neighbor_id, divergence in exchange.divergences.items():
+            by_neighbor[neighbor_id].append(divergence)
+    return {
+        "skipped": len(exchanges) - len(made),
+        "neighbor_loss": fmean(e.loss for e in made if e.loss is not None) if made else None,
+        "negative_terms": fmean(e.negative_terms for e in measured) if measured else None,
+        "clamped": sum(e.clamped for e in measured),
+        "all_clamped": sum(not any(e.divergences.values()) for e in measured),
+        "kl": {str(j): fmean(values) for j, values in sorted(by_neighbor.items())},
+        "chosen": {str(j): n for j, n in sorted(Counter(e.chosen for e in made).items(), key=str)},
+    }
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Appends one JSON line; a reader takes the later of two lines of one cycle, as a resumed node repeats some.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class Status:
+    """status.json: the node's present state, replaced as a whole.
+
+    Args:
+        path: Where it lies.
+        fixed: Fields that stay, such as the run's id and the process id.
+    """
+
+    def __init__(self, path: Path, fixed: Mapping[str, Any]) -> None:
+        self._path = path
+        self._fields: dict[str, Any] = dict(fixed)
+        self._written_s = float("-inf")
+
+    def update(self, *, at_least_every_s: float = 0.0, **changes: Any) -> None:
+        """Changes fields and writes the file, unless it was written less than `at_least_every_s` ago.
+
+        Raises:
+            OSError: The disk refuses; the fields are changed all the same.
+        """
+        self._fields.update(changes)
+        now_s = time.monotonic()
+        if now_s - self._written_s >= at_least_every_s:
+            self._written_s = now_s
+            record = {**self._fields, "updated_s": time.time()}
+            write_atomically(self._path, json.dumps(record, indent=1).encode(), durable=False)

@@ -1,0 +1,69 @@
+"""From the trainer's discriminator to frames for the neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.config import Settings
+from node.neighbors import Arrays
+from node.snapshots import schema
+from topology.peers import NodeView
+from transport.link import Link
+from transport.wire import Schema, Snapshot, encode
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a node is in its run.
+
+    Attributes:
+        view: Its place in the graph and its files.
+        settings: The run's settings, image shape filled in.
+        architecture: Name of its architecture.
+        boot: Count of its starts.
+    """
+
+    view: NodeView
+    settings: Settings
+    architecture: str
+    boot: int
+
+    @property
+    def schema(self) -> Schema:
+        """Schema of the snapshots that it publishes."""
+        image = self.settings.image
+        return schema(
+            self.architecture, self.settings.architecture[self.architecture], image.size, image.channels
+        )
+
+
+class Publisher:
+    """Turns the trainer's discriminator into frames; each is encoded once, however many neighbours there are.
+
+    Args:
+        identity: Who publishes.
+        link: Where frames go; None where the policy is `alone`, and nothing is ever sent.
+    """
+
+    def __init__(self, identity: Identity, link: Link | None) -> None:
+        self._identity = identity
+        self._schema = identity.schema
+        self._link = link
+        self._seq = 0
+
+    def publish(self, blocks: tuple[Arrays, ...], cycle: int, *, done: bool) -> None:
+        """Sends the weights after `cycle` cycles; in lockstep the two last blocks, the older first."""
+        if self._link is None:
+            return
+        view, self._seq = self._identity.view, self._seq + 1
+        snapshot = Snapshot(
+            run_id=view.run_id,
+            node_id=view.me.id,
+            arch_id=self._schema.arch_id,
+            boot=self._identity.boot,
+            seq=self._seq,
+            cycle=cycle,
+            done=done,
+            blocks=blocks,
+        )
+        self._link.publish(encode(snapshot, self._schema, self._identity.settings.exchange.payload))

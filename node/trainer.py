@@ -1,0 +1,342 @@
+"""Algorithm 1 of the paper, one cycle at a time. No sockets, no files.
+
+A cycle is one turn of the outer loop (lines 1-14): D learns until its loss is at most LossThres(epoch) or a cap is
+hit, G learns once against its own D and, with probability P(consider neighbours), once more against one neighbour's
+D. Nothing here waits: line 10 reads whatever the neighbours have sent so far through `read_neighbors`, and where
+that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever evaluated: its
+weights and its batch normalisation's running statistics stay as they came.
+
+    m batch, Z latent, C channels, H W pixels, J neighbours with a snapshot
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from node.checkpoint import add_prefix, strip_prefix
+from node.config import Settings
+from node.data import Batches
+from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
+from node.models import Discriminator, Generator, initialise
+from node.selection import CRITERIA, information_gain, sample, uniform
+from node.shards import Shard
+from topology.errors import InputError
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+_STREAMS = ("weights", "data", "noise", "labels", "selection")
+
+
+class TrainingError(RuntimeError):
+    """Training left the finite numbers; the newest checkpoint is still good."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What came of considering the neighbours (lines 10-12).
+
+    Attributes:
+        chosen: Neighbour of line 11; None where nobody had a usable snapshot, and the step was skipped.
+        loss: G's loss against that neighbour's D (line 12).
+        divergences: What Eq. (7) weighed, by neighbour; empty unless the policy is `info-gain`.
+        clamped: How many of them were below 0 before they were clamped.
+        negative_terms: Fraction of the criterion's terms that were below 0.
+    """
+
+    chosen: int | None = None
+    loss: float | None = None
+    divergences: dict[int, float] = field(default_factory=dict)
+    clamped: int = 0
+    negative_terms: float = 0.0
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    """What happened in one cycle.
+
+    Attributes:
+        cycle: Number of the cycle, from 1.
+        epoch: n of LossThres = c / n, from 1.
+        loss_threshold: LossThres(n).
+        d_loss: D's loss at its last inner step.
+        g_loss: G's loss against its own D (line 8).
+        inner_steps: Steps of lines 2-6.
+        cap_hit: Whether the inner loop ended by its cap, with the loss still above the threshold.
+        exchange: Lines 10-12; None where line 9 came out false.
+    """
+
+    cycle: int
+    epoch: int
+    loss_threshold: float
+    d_loss: float
+    g_loss: float
+    inner_steps: int
+    cap_hit: bool
+    exchange: Exchange | None
+
+
+def loss_threshold(initial: float, epoch: int) -> float:
+    """LossThres of line 2 in epoch n: it decreases as 1/n from its initial value (section 4)."""
+    return initial / epoch
+
+
+def seed_streams(seed: int, node_id: int) -> dict[str, torch.Generator]:
+    """Independent random streams of one node, so that no policy shifts another stream's draws.
+
+    Runs that differ in policy alone start from the same weights and see the same images and the same noise.
+    """
+    streams = {}
+    for index, name in enumerate(_STREAMS):
+        state = np.random.SeedSequence([seed, node_id, index]).generate_state(2, np.uint32)
+        streams[name] = torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    return streams
+
+
+class Trainer:
+    """One node's generator and discriminator, and everything that a cycle needs.
+
+    Args:
+        settings: The run's settings with image size and channels filled in.
+        architecture: Name of this node's architecture.
+        node_id: This node.
+        shard: Its private images.
+
+    Raises:
+        InputError: The shard does not fit the image shape or is smaller than one batch.
+    """
+
+    def __init__(self, settings: Settings, architecture: str, node_id: int, shard: Shard) -> None:
+        m = settings.training.batch_size
+        if len(shard) < m:
+            problem = f"node {node_id}'s shard holds {len(shard)} images"
+            raise InputError("training.batch_size", f"{m} is too large, {problem}", f"at most {len(shard)}")
+        self.settings = settings
+        self.device = choose_device(settings.training.device)
+        self.cycle_count = 0
+        self.cycles_per_epoch = len(shard) // m
+        self.streams = seed_streams(settings.seed, node_id)
+        self.batches = Batches(shard, m, self.streams["data"], self.device)
+        structure = settings.architecture[architecture]
+        size, channels = settings.image.size, settings.image.channels
+        self.generator = place(Generator(structure, size, channels), self.device)
+        self.discriminator = place(Discriminator(structure, size, channels), self.device)
+        initialise(self.generator, settings.generator.initialisation, self.streams["weights"])
+        initialise(self.discriminator, settings.discriminator.initialisation, self.streams["weights"])
+        g, d = settings.generator, settings.discriminator
+        self.g_optimizer = torch.optim.Adam(
+            self.generator.parameters(), g.learning_rate, betas=(g.beta1, g.beta2), fused=True
+        )
+        self.d_optimizer = torch.optim.SGD(
+            self.discriminator.parameters(), d.learning_rate, momentum=d.momentum, fused=True
+        )
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of the whole run: floor(N / m) for every epoch."""
+        return self.settings.epochs * self.cycles_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the latest cycle, from 1."""
+        return max(self.cycle_count - 1, 0) // self.cycles_per_epoch + 1
+
+    def cycle(self, read_neighbors: Callable[[], Mapping[int, Discriminator]]) -> CycleRecord:
+        """One turn of Algorithm 1's outer loop; the numbers are the paper's lines.
+
+        Args:
+            read_neighbors: The usable discriminators of the neighbours, by node id; called at line 10 only.
+
+        Raises:
+            TrainingError: A loss is not finite.
+        """
+        self.cycle_count += 1
+        threshold = loss_threshold(self.settings.discriminator.loss_threshold, self.epoch)
+        cap = self.settings.discriminator.max_steps
+        loss, steps = math.inf, 0
+        while loss > threshold and steps < cap:  # 2
+            z_mZ = self.sample_noise()  # 3
+            x_mCHW = self.batches.sample()  # 4
+            loss = self._update_discriminator(x_mCHW, z_mZ)  # 5
+            steps += 1
+        z_mZ = self.sample_noise()  # 7
+        g_loss = self._update_generator(self.generate(z_mZ), self.discriminator)  # 8
+        exchange = None
+        if self._consider_neighbors():  # 9
+            neighbors = read_neighbors()  # 10
+            exchange = self._learn_from_one(neighbors, z_mZ)  # 11, 12
+        if not (math.isfinite(loss) and math.isfinite(g_loss)):
+            raise TrainingError(
+                f"cycle {self.cycle_count}: loss of D {loss}, of G {g_loss}; lower the learning rates"
+            )
+        return CycleRecord(
+            cycle=self.cycle_count,
+            epoch=self.epoch,
+            loss_threshold=threshold,
+            d_loss=loss,
+            g_loss=g_loss,
+            inner_steps=steps,
+            cap_hit=loss > threshold,
+            exchange=exchange,
+        )
+
+    def sample_noise(self) -> Tensor:
+        """Noise vectors (m, Z) from N(0, 1), lines 3 and 7."""
+        shape = (self.settings.training.batch_size, self.generator.latent_size)
+        return torch.randn(shape, generator=self.streams["noise"]).to(self.device)
+
+    def generate(self, z_mZ: Tensor, *, track: bool = True) -> Tensor:
+        """G(z): images (m, C, H, W) in [-1, 1] that gradients flow back through."""
+        with self._precision():
+            images: Tensor = self.generator(z_mZ, track=track)
+        return images
+
+    def _update_discriminator(self, x_mCHW: Tensor, z_mZ: Tensor) -> float:
+        """Line 5: one step of D along Eq. (3); real and generated images never share a batch (P9)."""
+        with torch.no_grad():
+            fake_mCHW = self.generate(z_mZ, track=False)
+        count, noise = len(x_mCHW), self.settings.discriminator.label_noise
+        real_labels_m = noisy_labels(1.0, count, noise, self.streams["labels"]).to(self.device)
+        fake_labels_m = noisy_labels(0.0, count, noise, self.streams["labels"]).to(self.device)
+        # The running statistics follow real images alone: they serve the features, which are read on real images.
+        real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
+        fake_logits_m = self._judge(self.discriminator, fake_mCHW)
+        loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
+            fake_logits_m, fake_labels_m
+        )
+        self.d_optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        self.d_optimizer.step()
+        return loss.item()
+
+    def _update_generator(self, fake_mCHW: Tensor, discriminator: Discriminator) -> float:
+        """Lines 8 and 12: one step of G along Eq. (4) against `discriminator`, which stays as it is.
+
+        Returns:
+            The loss; where it is not finite no step was made.
+        """
+        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW))
+        if not bool(loss.isfinite()):
+            return loss.item()
+        self.g_optimizer.zero_grad()
+        # Only G's gradients are asked for: those of D's weights would be computed for nothing.
+        loss.backward(inputs=list(self.generator.parameters()))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.g_optimizer.step()
+        return loss.item()
+
+    def _consider_neighbors(self) -> bool:
+        """Line 9: Sample(ConsiderNeighbors); a node alone never does."""
+        if self.settings.policy == "alone":
+            return False
+        drawn = torch.rand((), generator=self.streams["selection"])
+        return bool(drawn < self.settings.cooperation.consider_probability)
+
+    def _learn_from_one(self, neighbors: Mapping[int, Discriminator], z_mZ: Tensor) -> Exchange:
+        """Lines 11 and 12 with the z of line 7, through the generator as line 8 left it."""
+        if not neighbors:
+            return Exchange()
+        fake_mCHW = self.generate(z_mZ)
+        if self.settings.policy == "uniform":
+            ids = sorted(neighbors)
+            chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]
+            return Exchange(chosen, self._update_generator(fake_mCHW, neighbors[chosen]))
+        with torch.no_grad():
+            own_m = self._judge(self.discriminator, fake_mCHW)
+            judged = {j: self._judge(neighbors[j], fake_mCHW) for j in sorted(neighbors)}
+        # A discriminator that answers with inf or nan, however finite its weights, is no candidate.
+        judged = {j: logits_m for j, logits_m in judged.items() if bool(logits_m.isfinite().all())}
+        if not judged:
+            return Exchange()
+        ids = list(judged)
+        found = CRITERIA[self.settings.cooperation.criterion](
+            own_m, torch.stack(list(judged.values()))
+        )  # Eq. (6)
+        chosen = ids[sample(information_gain(found.values_J), self.streams["selection"])]  # 11, Eq. (7)
+        return Exchange(
+            chosen,
+            self._update_generator(fake_mCHW, neighbors[chosen]),  # 12
+            divergences=dict(zip(ids, found.values_J.tolist(), strict=True)),
+            clamped=found.clamped,
+            negative_terms=found.negative_terms,
+        )
+
+    def _judge(self, discriminator: Discriminator, images_mCHW: Tensor, *, track: bool = False) -> Tensor:
+        """Logits (m,) of D(x), float32."""
+        with self._precision():
+            logits_m: Tensor = discriminator(images_mCHW, track=track)
+        return logits_m.float()
+
+    def _precision(self) -> torch.autocast:
+        reduced = self.settings.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next cycle depends on, by dotted name; `load_state` takes it back bit for bit."""
+        return {
+            **add_prefix(self.generator.state_dict(), "generator"),
+            **add_prefix(self.discriminator.state_dict(), "discriminator"),
+            **add_prefix(_optimizer_state(self.g_optimizer), "g_optimizer"),
+            **add_prefix(_optimizer_state(self.d_optimizer), "d_optimizer"),
+            **add_prefix({name: stream.get_state() for name, stream in self.streams.items()}, "random"),
+            **add_prefix(self.batches.state(), "batches"),
+            "progress.cycle": torch.tensor(self.cycle_count),
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continues from what `state` returned, perhaps in another process."""
+        self.generator.load_state_dict(strip_prefix(tensors, "generator"))
+        self.discriminator.load_state_dict(strip_prefix(tensors, "discriminator"))
+        _load_optimizer(self.g_optimizer, strip_prefix(tensors, "g_optimizer"))
+        _load_optimizer(self.d_optimizer, strip_prefix(tensors, "d_optimizer"))
+        for name, stream in self.streams.items():
+            stream.set_state(tensors[f"random.{name}"])
+        self.batches.load_state(strip_prefix(tensors, "batches"))
+        self.cycle_count = int(tensors["progress.cycle"])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting: `auto` is a GPU where there is one.
+
+    Raises:
+        InputError: A GPU is asked for and there is none, or no such one.
+    """
+    gpus = torch.cuda.device_count() if name != "cpu" else 0
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise InputError(
+            "training.device", f"{name} is not here, {gpus} GPUs are visible", "cpu, auto or a lower number"
+        )
+    return device
+
+
+def place(module: _Module, device: torch.device) -> _Module:
+    """Moves a network to its device in channels_last memory, where convolutions in bfloat16 are fastest."""
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stubs miss it
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts as `INDEX.NAME`, by the order of the parameters."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value
+        for index, entry in state.items()
+        for name, value in entry.items()
+        if value is not None
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    for path, value in tensors.items():
+        index, name = path.split(".")
+        p = parameters[int(index)]
+        # A moment lies in memory as its parameter does: the fused kernels walk both in one order.
+        optimizer.state[p][name] = value.to(p.device) if value.ndim == 0 else torch.empty_like(p).copy_(value)

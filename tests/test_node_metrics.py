@@ -1,0 +1,93 @@
+"""Metrics lines, status.json and sample grids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from node.config import Architecture
+from node.metrics import Status, Window, append_line
+from node.models import Generator
+from node.neighbors import Reading
+from node.samples import generate, grid, write_png
+from node.trainer import CycleRecord, Exchange
+
+
+def record(cycle: int, exchange: Exchange | None = None, **changes: float) -> CycleRecord:
+    """One cycle."""
+    return CycleRecord(cycle, 1, 0.5, changes.get("d_loss", 1.0), 2.0, 2, cap_hit=True, exchange=exchange)
+
+
+def test_a_line_sums_up_its_window() -> None:
+    """Means of losses, counts of events, ages and lags of what could be chosen."""
+    times = iter([10.0, 12.0, 13.0])
+    window = Window(lambda: next(times))
+    window.add(record(11, d_loss=1.0), {})
+    window.add(record(12, Exchange(5, 0.5, {2: 0.0, 5: 3.0}, clamped=1, negative_terms=0.5), d_loss=2.0),
+               {2: Reading(1.0, 10), 5: Reading(3.0, 4)})  # fmt: skip
+    window.add(
+        record(13, Exchange(2, 1.5, {2: 0.0, 5: 0.0}, clamped=2, negative_terms=1.0)), {2: Reading(2.0, 10)}
+    )
+    window.add(record(14, Exchange()), {})
+    line = window.close()
+    assert line["cycle"] == 14
+    assert line["d_loss"] == pytest.approx(1.25)
+    assert line["cycles_per_s"] == pytest.approx(2.0)
+    assert (line["considered"], line["skipped"], line["cap_hits"], line["inner_steps"]) == (3, 1, 4, 2)
+    assert line["neighbor_loss"] == pytest.approx(1.0)
+    assert (line["clamped"], line["all_clamped"], line["negative_terms"]) == (3, 1, pytest.approx(0.75))
+    assert line["kl"] == {"2": 0.0, "5": 1.5}
+    assert line["chosen"] == {"2": 1, "5": 1}
+    assert line["age_s"] == {"2": 1.5, "5": 3.0}
+    assert line["lag_cycles"] == {"2": 2.5, "5": 8.0}
+    assert len(window) == 0
+
+
+def test_a_window_without_exchange_has_nulls_and_empty_tables() -> None:
+    """Never a made-up 0 for something that was not measured."""
+    window = Window()
+    window.add(record(1), {})
+    line = window.close()
+    assert line["neighbor_loss"] is None
+    assert line["negative_terms"] is None
+    assert line["kl"] == line["chosen"] == {}
+
+
+def test_lines_are_appended_as_json(tmp_path: Path) -> None:
+    """One object a line."""
+    for cycle in (1, 2):
+        append_line(tmp_path / "metrics.jsonl", {"cycle": cycle})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["cycle"] for line in lines] == [1, 2]
+
+
+def test_status_is_replaced_as_a_whole_and_not_too_often(tmp_path: Path) -> None:
+    """Changes that came too soon are there with the next write."""
+    status = Status(tmp_path / "status.json", {"node_id": 3})
+    status.update(state="training", cycle=1)
+    status.update(at_least_every_s=3600, cycle=2)
+    assert json.loads((tmp_path / "status.json").read_text())["cycle"] == 1
+    status.update(state="finished")
+    found = json.loads((tmp_path / "status.json").read_text())
+    assert (found["node_id"], found["state"], found["cycle"]) == (3, "finished", 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_is_drawn_from_the_generator_in_evaluation_mode(tmp_path: Path, channels: int) -> None:
+    """Its statistics and its mode stay; the picture on disk is the grid."""
+    generator = Generator(Architecture(generator_widths=(4,), latent_size=5), 8, channels)
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    images = generate(generator, torch.randn(5, 5))
+    picture = grid(images)
+    assert picture.shape == (17, 26, channels)
+    assert np.array_equal(picture[9:17, 9:17], images[4])
+    assert generator.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
+    write_png(tmp_path / "a.png", picture)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image).reshape(picture.shape), picture)

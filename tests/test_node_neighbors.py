@@ -1,0 +1,142 @@
+"""Which discriminators a cycle may use: newest in async mode, one given block in lockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from node.config import Architecture
+from node.models import Discriminator
+from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, block_at, build_modules
+from node.snapshots import load_arrays, schema, to_arrays
+from transport.inbox import Delivery
+from transport.wire import Snapshot
+
+SMALL = Architecture(discriminator_widths=(3,))
+SCHEMA = schema("small", SMALL, 8, 1)
+
+
+def arrays(value: float) -> dict[str, np.ndarray]:
+    """Weights that all hold one value."""
+    return {name: np.full(shape, value, np.float32) for name, shape in SCHEMA.tensors}
+
+
+def snapshot(cycle: int, *values: float, seq: int = 1, done: bool = False) -> Snapshot:
+    """A snapshot of node 2."""
+    blocks = tuple(arrays(value) for value in values)
+    return Snapshot("run", 2, SCHEMA.arch_id, 1, seq, cycle, done, blocks)
+
+
+def modules() -> dict[int, Discriminator]:
+    """An own copy for neighbour 2."""
+    return build_modules([(2, Discriminator(SMALL, 8, 1))])
+
+
+def value(discriminator: Discriminator) -> float:
+    """The value that all of its weights hold."""
+    found = {float(v) for tensor in discriminator.state_dict().values() for v in tensor.unique()}
+    assert len(found) == 1
+    return found.pop()
+
+
+class Post:
+    """Stands for the link's receiving door: deliveries are put in by hand."""
+
+    def __init__(self, *deliveries: Delivery | None) -> None:
+        self.queue = list(deliveries)
+
+    def __call__(
+        self, neighbor_id: int, *, after: tuple[int, int] | None = None, timeout_s: float = 0.0
+    ) -> Delivery | None:
+        """The next delivery, the last one again and again."""
+        del neighbor_id, after, timeout_s
+        return self.queue.pop(0) if len(self.queue) > 1 else self.queue[0]
+
+
+def test_a_neighbour_that_never_spoke_is_no_candidate() -> None:
+    """So that the trainer can skip the step."""
+    assert NewestNeighbors(modules(), Post(None), 60, lambda: 0.0).discriminators() == {}
+
+
+def test_the_newest_snapshot_is_loaded_with_its_age() -> None:
+    """The age counts from its first arrival, usability from when the neighbour was last heard."""
+    post = Post(Delivery(snapshot(40, 0.5), arrived_s=100, heard_s=150))
+    neighbors = NewestNeighbors(modules(), post, 60, lambda: 170.0)
+    assert value(neighbors.discriminators()[2]) == 0.5
+    assert (neighbors.readings[2].age_s, neighbors.readings[2].cycle) == (70, 40)
+
+
+def test_a_silent_neighbour_is_left_out_until_it_speaks_again() -> None:
+    """Beyond max_age_s of the receiver's own clock."""
+    old, new = Delivery(snapshot(40, 0.5), 100, 100), Delivery(snapshot(50, 0.7, seq=2), 161, 161)
+    neighbors = NewestNeighbors(modules(), Post(old, new), 60, lambda: 161.0)
+    assert neighbors.discriminators() == {}
+    assert value(neighbors.discriminators()[2]) == pytest.approx(0.7)
+
+
+def test_a_frame_holds_the_publishers_last_two_blocks() -> None:
+    """After 30 cycles in blocks of 10: those that ended at 20 and at 30; after 33 of 33: at 30 and at 33."""
+    assert block_at(snapshot(30, 0.2, 0.3), 30, 10) is not None
+    wanted: dict[int, float | None] = {10: None, 20: 0.2, 30: 0.3, 40: None}
+    for cycle, expected in wanted.items():
+        found = block_at(snapshot(30, 0.2, 0.3), cycle, 10)
+        assert (None if found is None else float(next(iter(found.values())).flat[0])) == (
+            None if expected is None else pytest.approx(expected)
+        )
+    last = snapshot(33, 0.3, 0.33, done=True)
+    for cycle, expected in {30: 0.3, 33: 0.33, 40: 0.33, 90: 0.33}.items():
+        found = block_at(last, cycle, 10)
+        assert found is not None
+        assert float(next(iter(found.values())).flat[0]) == pytest.approx(expected)
+    assert block_at(snapshot(0, 0.1, 0.1), 0, 10) is not None
+
+
+def test_lockstep_waits_for_exactly_the_block_it_needs() -> None:
+    """An older frame is not taken, and neither is the newer block of a frame that is one ahead."""
+    post = Post(Delivery(snapshot(10, 0.0, 0.1), 1, 1), None, Delivery(snapshot(30, 0.2, 0.3, seq=2), 2, 2))
+    neighbors = LockstepNeighbors(modules(), post, 10, timeout_s=5)
+    neighbors.begin_block(20)
+    assert value(neighbors.discriminators()[2]) == pytest.approx(0.2)
+
+
+def test_lockstep_gives_up_after_its_time() -> None:
+    """The line says what came and what was needed."""
+    post = Post(Delivery(snapshot(10, 0.0, 0.1), 1, 1))
+    neighbors = LockstepNeighbors(modules(), post, 10, timeout_s=0)
+    with pytest.raises(NeighborTimeoutError, match="node 2 has sent cycle 10, cycle 20 is needed"):
+        neighbors.begin_block(20)
+
+
+def test_lockstep_state_brings_the_blocks_back() -> None:
+    """A node resumed in mid-block goes on with the ones it had."""
+    first, second = (
+        LockstepNeighbors(modules(), Post(Delivery(snapshot(0, 0.4, 0.4), 1, 1)), 10, 1) for _ in range(2)
+    )
+    first.begin_block(0)
+    second.load_state(first.state(), 0)
+    assert value(second.discriminators()[2]) == pytest.approx(0.4)
+
+
+def test_a_snapshot_of_a_discriminator_loads_into_another_bit_for_bit() -> None:
+    """Weights and running statistics; a dead channel's variance is published above 0."""
+    source, target = Discriminator(SMALL, 8, 1), Discriminator(SMALL, 8, 1)
+    source(torch.randn(4, 1, 8, 8), track=True)
+    load_arrays(target, to_arrays(source))
+    states: tuple[Mapping[str, torch.Tensor], ...] = (source.state_dict(), target.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    source.get_submodule("norms.0").get_buffer("running_var").zero_()
+    assert float(to_arrays(source)["norms.0.running_var"].min()) > 0
+
+
+def test_the_schema_names_variances_as_positive_and_structures_differ_by_id() -> None:
+    """Another width, size or slope is another arch_id."""
+    assert SCHEMA.positive == {"norms.0.running_var", "norms.1.running_var"}
+    others = [
+        schema("small", Architecture(discriminator_widths=(4,)), 8, 1),
+        schema("small", SMALL, 16, 1),
+        schema("small", SMALL.model_copy(update={"slope": 0.1}), 8, 1),
+    ]
+    assert len({SCHEMA.arch_id, *(other.arch_id for other in others)}) == 4

@@ -1,0 +1,289 @@
+"""Algorithm 1, line by line."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from node import trainer as module
+from node.config import Settings, resolve
+from node.losses import discriminator_loss
+from node.models import Discriminator
+from node.shards import Shard
+from node.trainer import Trainer, TrainingError, choose_device, loss_threshold
+from topology.errors import InputError
+
+SMALL = {
+    "architecture": {"small": {"discriminator_widths": [4, 6], "generator_widths": [6], "latent_size": 5}},
+    "image": {"size": 8, "channels": 1},
+    "training": {"batch_size": 10, "precision": "float32"},
+    "epochs": 3,
+}
+
+
+def settings(**tables: Any) -> Settings:
+    """Small settings with the given tables on top."""
+    return resolve("test", SMALL, tables)
+
+
+def build(node_id: int = 1, **tables: Any) -> Trainer:
+    """A trainer on forty random 8x8 images."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    return Trainer(settings(**tables), "small", node_id, Shard(images))
+
+
+def nobody() -> Mapping[int, Discriminator]:
+    """No neighbour has sent anything."""
+    return {}
+
+
+def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a network's whole state."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Bit-equal states."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def always(policy: str, **cooperation: Any) -> dict[str, Any]:
+    """Settings under which every cycle considers the neighbours."""
+    return {"policy": policy, "cooperation": {"consider_probability": 1.0, **cooperation}}
+
+
+def test_the_threshold_falls_as_1_over_n() -> None:
+    """Section 4: from its initial value, with n the epoch."""
+    assert [loss_threshold(1.2, n) for n in (1, 2, 3, 4)] == pytest.approx([1.2, 0.6, 0.4, 0.3])
+
+
+def test_an_epoch_is_floor_n_over_m_cycles() -> None:
+    """40 images in batches of 10 are 4 cycles, whatever the inner loop does; the threshold follows the epoch."""
+    node = build(policy="alone", discriminator={"loss_threshold": 1.2, "max_steps": 2})
+    records = [node.cycle(nobody) for _ in range(node.cycles)]
+    assert node.cycles == 12
+    assert [record.epoch for record in records] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [record.loss_threshold for record in records[::4]] == pytest.approx([1.2, 0.6, 0.4])
+
+
+def test_the_inner_loop_ends_at_its_cap_and_says_so() -> None:
+    """A threshold that no loss reaches: exactly max_steps steps."""
+    record = build(policy="alone", discriminator={"loss_threshold": 1e-6, "max_steps": 4}).cycle(nobody)
+    assert (record.inner_steps, record.cap_hit) == (4, True)
+
+
+def test_the_inner_loop_begins_in_every_cycle_and_ends_below_the_threshold() -> None:
+    """A threshold above every loss: one step a cycle, even right after a loss below it."""
+    node = build(policy="alone", discriminator={"loss_threshold": 1e6, "max_steps": 4})
+    records = [node.cycle(nobody) for _ in range(3)]
+    assert [(record.inner_steps, record.cap_hit) for record in records] == [(1, False)] * 3
+
+
+def test_batches_are_all_real_or_all_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9: D sees the shard's images and G's images in separate calls, each labelled as one kind."""
+    node = build(policy="alone", discriminator={"label_noise": 0.0, "max_steps": 1})
+    real, seen = [], []
+    sample, judge = node.batches.sample, node._judge
+
+    def sampling() -> torch.Tensor:
+        real.append(sample())
+        return real[-1]
+
+    def judging(d: Discriminator, images: torch.Tensor, **options: bool) -> torch.Tensor:
+        seen.append(images)
+        return judge(d, images, **options)
+
+    labels: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        labels.append(given)
+        return discriminator_loss(logits, given)
+
+    monkeypatch.setattr(node.batches, "sample", sampling)
+    monkeypatch.setattr(node, "_judge", judging)
+    monkeypatch.setattr(module, "discriminator_loss", loss)
+    node.cycle(nobody)
+    assert torch.equal(seen[0], real[0])
+    assert not any(torch.equal(image, r) for image in seen[1] for r in real[0])
+    assert [set(given.tolist()) for given in labels] == [{1.0}, {0.0}]
+
+
+def test_line_5_changes_only_d_and_line_8_changes_only_g() -> None:
+    """The running statistics of D follow real images and stay put while G learns."""
+    node = build(policy="alone")
+    g, d = weights(node.generator), weights(node.discriminator)
+    node._update_discriminator(node.batches.sample(), node.sample_noise())
+    assert same(weights(node.generator), g)
+    assert not same(weights(node.discriminator), d)
+    d = weights(node.discriminator)
+    node._update_generator(node.generate(node.sample_noise()), node.discriminator)
+    assert same(weights(node.discriminator), d)
+    assert not same(weights(node.generator), g)
+
+
+def test_d_descends_its_loss_and_g_its_own() -> None:
+    """Repeated steps against a fixed opponent bring each loss down."""
+    node = build(policy="alone", discriminator={"label_noise": 0.0})
+    images, noise = node.batches.sample(), node.sample_noise()
+    d_losses = [node._update_discriminator(images, noise) for _ in range(30)]
+    g_losses = [node._update_generator(node.generate(noise), node.discriminator) for _ in range(30)]
+    assert d_losses[-1] < d_losses[0]
+    assert g_losses[-1] < g_losses[0]
+
+
+@pytest.mark.parametrize("policy", ["uniform", "info-gain"])
+def test_a_neighbours_discriminator_is_unchanged_by_use(policy: str) -> None:
+    """Weights, running statistics and gradients alike."""
+    node, other = build(**always(policy)), build(node_id=2).discriminator
+    before = weights(other)
+    for _ in range(3):
+        record = node.cycle(lambda: {2: other})
+        assert record.exchange is not None
+        assert record.exchange.chosen == 2
+    assert same(weights(other), before)
+    assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_with_no_candidate_the_second_step_is_skipped_and_recorded() -> None:
+    """G is then where a node alone would be."""
+    alone, lonely = build(policy="alone"), build(**always("info-gain"))
+    alone.cycle(nobody)
+    record = lonely.cycle(nobody)
+    assert record.exchange is not None
+    assert record.exchange.chosen is None
+    assert same(weights(alone.generator), weights(lonely.generator))
+
+
+def test_a_neighbour_adds_one_generator_step() -> None:
+    """Line 12 moves G beyond line 8, and D not at all."""
+    alone, listening = build(policy="alone"), build(**always("uniform"))
+    other = build(node_id=2).discriminator
+    alone.cycle(nobody)
+    listening.cycle(lambda: {2: other})
+    assert same(weights(alone.discriminator), weights(listening.discriminator))
+    assert not same(weights(alone.generator), weights(listening.generator))
+
+
+def test_neighbours_are_read_only_when_line_9_says_so() -> None:
+    """`alone` never reads, probability 0 never reads, 0.5 reads about every second cycle."""
+    calls = 0
+
+    def reading() -> Mapping[int, Discriminator]:
+        nonlocal calls
+        calls += 1
+        return {}
+
+    for tables in ({"policy": "alone"}, {"policy": "uniform", "cooperation": {"consider_probability": 0.0}}):
+        build(**tables).cycle(reading)
+    assert calls == 0
+    node = build(policy="uniform", epochs=100, discriminator={"max_steps": 1})
+    records = [node.cycle(reading) for _ in range(200)]
+    assert calls == sum(record.exchange is not None for record in records)
+    assert 65 <= calls <= 135  # five standard deviations around 100
+
+
+def test_selection_uses_the_noise_of_line_7_through_the_updated_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P6: Eq. (6) sees G(z) with the z of line 8's step, after that step."""
+    node, other = build(**always("info-gain")), build(node_id=2).discriminator
+    noise, judged = [], []
+    sample, judge = node.sample_noise, node._judge
+
+    def sampling() -> torch.Tensor:
+        noise.append(sample())
+        return noise[-1]
+
+    def judging(d: Discriminator, images: torch.Tensor, **options: bool) -> torch.Tensor:
+        if d is other and not judged:
+            judged.append(images.detach().clone())
+            judged.append(node.generate(noise[-1], track=False).detach())
+        return judge(d, images, **options)
+
+    monkeypatch.setattr(node, "sample_noise", sampling)
+    monkeypatch.setattr(node, "_judge", judging)
+    record = node.cycle(lambda: {2: other})
+    assert len(noise) == record.inner_steps + 1
+    torch.testing.assert_close(judged[0], judged[1])
+
+
+def test_information_gain_prefers_the_deviating_neighbour() -> None:
+    """One neighbour equals the own D and diverges by 0: the other is always chosen."""
+    node, other = build(**always("info-gain", criterion="bernoulli")), build(node_id=2).discriminator
+    for _ in range(5):
+        record = node.cycle(lambda: {4: node.discriminator, 7: other})
+        assert record.exchange is not None
+        assert record.exchange.divergences[4] == pytest.approx(0, abs=1e-9)
+        assert record.exchange.chosen == 7
+
+
+def test_a_neighbour_that_answers_without_finite_numbers_is_no_candidate() -> None:
+    """It costs that exchange a candidate, not the node its generator."""
+    node, bad, good = (
+        build(**always("info-gain")),
+        build(node_id=2).discriminator,
+        build(node_id=3).discriminator,
+    )
+    with torch.no_grad():
+        for parameter in bad.parameters():
+            parameter.fill_(float("inf"))
+    record = node.cycle(lambda: {2: bad, 3: good})
+    assert record.exchange is not None
+    assert record.exchange.chosen == 3
+    assert all(bool(tensor.isfinite().all()) for tensor in node.generator.state_dict().values())
+    uniform = build(**always("uniform"))
+    for _ in range(3):
+        uniform.cycle(lambda: {2: bad})
+    assert all(bool(tensor.isfinite().all()) for tensor in uniform.generator.state_dict().values())
+
+
+def test_policies_start_from_equal_weights_and_see_equal_images() -> None:
+    """Everything but the selection is identical between the settings that are compared (P7)."""
+    nodes = [build(**always(policy)) for policy in ("alone", "uniform", "info-gain")]
+    other = build(node_id=2).discriminator
+    for node in nodes:
+        for _ in range(3):
+            node.cycle(lambda: {2: other})
+    states = [node.batches.state() for node in nodes]
+    assert same(states[0], states[1])
+    assert same(states[1], states[2])
+    assert not same(weights(build(node_id=2).generator), weights(build().generator))
+
+
+def test_a_restored_state_continues_bit_for_bit() -> None:
+    """Weights, optimiser moments and random streams, through another object."""
+    other = build(node_id=2).discriminator
+    straight, first, second = (build(**always("info-gain")) for _ in range(3))
+    for _ in range(6):
+        straight.cycle(lambda: {2: other})
+    for _ in range(3):
+        first.cycle(lambda: {2: other})
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    for _ in range(3):
+        second.cycle(lambda: {2: other})
+    assert same(straight.state(), second.state())
+
+
+def test_a_shard_smaller_than_a_batch_is_refused() -> None:
+    """The line names both numbers."""
+    with pytest.raises(InputError, match="40"):
+        build(training={"batch_size": 41})
+
+
+def test_a_loss_that_is_not_finite_ends_training() -> None:
+    """The newest checkpoint stays the last word."""
+    node = build(policy="alone", discriminator={"learning_rate": 1e30, "max_steps": 3})
+    with pytest.raises(TrainingError, match="loss of D"):
+        deque((node.cycle(nobody) for _ in range(4)), maxlen=0)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    """`auto` takes what there is; a number beyond it is an error of the settings."""
+    assert choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(InputError, match="cuda:99"):
+        choose_device("cuda:99")
