@@ -1,0 +1,1 @@
+"""Turns a graph file into running nodes; imports no torch."""

@@ -1,0 +1,320 @@
+"""`dgan-launch`: its commands, its one-line errors, and runs of real nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from launcher.__main__ import main
+from topology.files import read_graph
+from topology.graph import ring
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_S = 90.0
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("ring.toml").write_text('name = "ring"\nedges = [[1, 2], [2, 3], [3, 1]]\n')
+
+
+def launch(*arguments: str) -> Result:
+    """One command, in this process."""
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["prepare"], ["graph"]])
+def test_every_help_holds_an_example(command: list[str]) -> None:
+    """With a line that can be typed."""
+    result = launch(*command, "--help")
+    assert result.exit_code == 0
+    assert re.search(r"Example:\n +dgan-launch \w+", result.stdout)
+
+
+def test_graph_prints_what_read_graph_reads() -> None:
+    """A ring of five."""
+    result = launch("graph", "ring", "--nodes", "5")
+    assert result.exit_code == 0
+    Path("five.toml").write_text(result.stdout)
+    assert read_graph(Path("five.toml")) == ring(5)
+
+
+@pytest.mark.parametrize("kind", ["regular", "small-world", "random"])
+def test_random_graphs_follow_their_seed(kind: str) -> None:
+    """Same seed, same text; another seed, another graph."""
+    first, same, other = (launch("graph", kind, "--nodes", "20", "--seed", seed).stdout for seed in "112")
+    assert first == same != other
+
+
+def test_a_dry_run_shows_the_plan_and_touches_no_disk() -> None:
+    """Not even the default run directory."""
+    before = sorted(Path().rglob("*"))
+    result = launch("run", "ring.toml", "--epochs", "2", "--base-port", "9000", "--dry-run")
+    assert result.exit_code == 0
+    assert "tcp://127.0.0.1:9003  paper         479     28" in result.stdout
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_prepare_twice_says_that_nothing_changed() -> None:
+    """And tells how each node is started by hand."""
+    command = ["prepare", "ring.toml", "--run-dir", "runs/a"]
+    first, second = launch(*command), launch(*command)
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout.splitlines()[0] == "runs/a: prepared"
+    assert second.stdout.splitlines()[0] == "runs/a: prepared already, nothing changed"
+    assert first.stdout.splitlines()[3] == "dgan-node --id 3 --peers runs/a/peers.toml"
+
+
+def test_the_default_run_directory_names_graph_and_policy() -> None:
+    """And the time."""
+    launch("prepare", "ring.toml", "--policy", "uniform")
+    (made,) = Path("runs").iterdir()
+    assert re.fullmatch(r"ring-uniform-\d{8}-\d{6}", made.name)
+
+
+def test_settings_come_from_the_file_then_the_options_then_set() -> None:
+    """Later ones win, and settings that nobody names keep the preset's."""
+    Path("mine.toml").write_text("epochs = 7\nseed = 7\n[training]\nthreads = 3\n")
+    options = ["--settings", "mine.toml", "--epochs", "8", "--lockstep", "--set", "training.threads=2"]
+    result = launch("prepare", "ring.toml", "--run-dir", "a", *options, "--policy", "alone")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(Path("a/run.json").read_text())["inputs"]["settings"]
+    assert (record["epochs"], record["seed"], record["training"]["threads"]) == (8, 7, 2)
+    assert (record["lockstep"], record["policy"], record["training"]["batch_size"]) == (True, "alone", 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "absent.toml"], r"absent.toml: no such file; .*"),
+        (
+            ["run", "ring.toml", "--data", "absent"],
+            r"--data: .*absent' is neither a data set nor a folder; .*",
+        ),
+        (
+            ["run", "ring.toml", "--set", "training.treads=2"],
+            r"--set: unknown setting training.treads; did you mean training.threads\?",
+        ),
+        (["run", "ring.toml", "--set", "epochs"], r"--set: 'epochs' is no assignment; section.key=value"),
+        (["run", "ring.toml", "--epochs", "0"], r"command line: epochs = 0; .*"),
+        (
+            ["run", "ring.toml", "--settings", "bad.toml"],
+            r"bad.toml: unknown setting epoch; did you mean epochs\?",
+        ),
+        (["run", "ring.toml", "--settings", "absent.toml"], r"absent.toml: no such file; .*"),
+        (["run", "ring.toml", "--settings", "ring.txt"], r"ring.txt: not TOML: .*"),
+        (["run", "ring.toml", "--base-port", "65535"], r"--base-port: 65535 gives node 1 port 65536; .*"),
+        (
+            ["run", "ring.toml", "--set", "split.images_per_node=9999"],
+            r"split.images_per_node: 9999 for each of 3 nodes, .*",
+        ),
+        (
+            ["run", "ring.toml", "--policy", "none"],
+            r"Invalid value for '--policy': .*see `dgan-launch run --help`",
+        ),
+        (["run", "ring.toml", "--engine", "ray"], r"Invalid value for '--engine': .*"),
+        (["run"], r"Missing argument 'GRAPH'; see .*"),
+        (["graph", "ring", "--nodes", "2"], r"graph ring: nodes = 2 is too few; at least 3"),
+        (["graph", "ring", "--nodes", "5", "--degree", "3"], r"--degree: 3 means nothing for a ring; .*"),
+        (
+            ["graph", "regular", "--nodes", "5", "--degree", "3"],
+            r"graph regular of 5 nodes and degree 3: .* must be even",
+        ),
+        (["compose", "ring.toml"], r"No such command 'compose'.*"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_exit_2(arguments: list[str], line: str) -> None:
+    """No traceback, and nothing is written."""
+    Path("bad.toml").write_text("epoch = 3\n")
+    Path("ring.txt").write_text("1 2\n2 3\n")
+    result = launch(*arguments)
+    assert result.exit_code == 2
+    assert re.fullmatch(f"dgan-launch: error: {line}\n", result.stderr), result.stderr
+    assert not Path("runs").exists()
+
+
+def test_the_directory_of_another_run_is_refused_with_exit_2() -> None:
+    """The line names the field and both values."""
+    launch("prepare", "ring.toml", "--run-dir", "a")
+    result = launch("run", "ring.toml", "--run-dir", "a", "--seed", "5")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "dgan-launch: error: a/run.json: the run directory belongs to another run: "
+        "seed is 0 there and 5 here; give the run's own, or another --run-dir\n"
+    )
+
+
+def test_a_disk_that_refuses_is_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, since nothing in the command is wrong."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("launcher.prepare.prepare_shards", refuse)
+    result = launch("prepare", "ring.toml", "--run-dir", "a")
+    assert result.exit_code == 1
+    assert result.stderr == "dgan-launch: error: [Errno 28] No space left on device\n"
+
+
+def test_a_finished_run_is_not_started_again() -> None:
+    """Every node's status says so."""
+    launch("prepare", "ring.toml", "--run-dir", "a")
+    for node_id in (1, 2, 3):
+        status = Path(f"a/nodes/{node_id}/status.json")
+        status.parent.mkdir(parents=True)
+        status.write_text('{"state": "finished", "pid": 1}')
+    result = launch("run", "ring.toml", "--run-dir", "a")
+    assert result.exit_code == 0
+    assert "all nodes have finished already" in result.stdout
+
+
+# --- real nodes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base_port() -> int:
+    """A base whose next three ports are free."""
+    while True:
+        base = random.randrange(20_000, 30_000)
+        try:
+            for port in range(base + 1, base + 4):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return base
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(base_port: int) -> Iterator[Start]:
+    """`start(*options)` runs the ring of three in a process of its own; ends it in any case."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*options: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "launcher",
+            "run",
+            "ring.toml",
+            "--run-dir",
+            "a",
+            "--base-port",
+            str(base_port),
+        ]
+        small = [
+            "--set",
+            "split.images_per_node=64",
+            "--set",
+            "training.batch_size=16",
+            "--set",
+            "exchange.linger_s=5",
+        ]
+        started.append(
+            subprocess.Popen(
+                [*command, *small, *options], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ),
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def status(node_id: int) -> dict[str, Any]:
+    """A node's status, empty before it has one."""
+    try:
+        return dict(json.loads(Path(f"a/nodes/{node_id}/status.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def wait_for(what: str, condition: Callable[[], object]) -> None:
+    """Polls until the condition holds, and fails after the deadline."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {DEADLINE_S} s for {what}"
+        time.sleep(0.05)
+
+
+def all_training() -> bool:
+    """Whether every node has trained a cycle."""
+    return all(
+        status(node_id).get("state") == "training" and status(node_id)["cycle"] > 0 for node_id in (1, 2, 3)
+    )
+
+
+@pytest.mark.system
+def test_three_nodes_train_to_the_end(start: Start) -> None:
+    """Exit status 0, every node finished, in processes of their own."""
+    process = start("--epochs", "3")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert [status(node_id)["state"] for node_id in (1, 2, 3)] == ["finished"] * 3
+    assert len({status(node_id)["pid"] for node_id in (1, 2, 3)}) == 3
+    assert "finished: all 3 nodes" in out
+
+
+@pytest.mark.system
+def test_ctrl_c_stops_a_run_and_the_same_command_resumes_it(start: Start) -> None:
+    """Exit status 130 with everything saved; then to the end from there, with the same identities."""
+    process = start("--epochs", "40")
+    wait_for("three training nodes", all_training)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, out + err
+    assert out.splitlines()[-1] == "stopped: run the same command to resume"
+    assert [status(node_id)["state"] for node_id in (1, 2, 3)] == ["stopped"] * 3
+    peers, boots = Path("a/peers.toml").read_bytes(), [status(node_id)["boot"] for node_id in (1, 2, 3)]
+    process = start("--epochs", "40")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert out.splitlines()[0] == "a: resumed, 3 nodes"
+    assert Path("a/peers.toml").read_bytes() == peers
+    assert all(status(node_id)["boot"] > boot for node_id, boot in zip((1, 2, 3), boots, strict=True))
+
+
+@pytest.mark.system
+def test_a_node_killed_by_kill_9_comes_back_and_the_run_finishes(start: Start) -> None:
+    """The launcher restarts it by itself."""
+    process = start("--epochs", "40")
+    wait_for("three training nodes", all_training)
+    os.kill(status(2)["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert "node 2 was killed by SIGKILL; again in" in out
+    assert status(2)["boot"] > status(1)["boot"]
+
+
+@pytest.mark.system
+def test_a_port_that_is_taken_is_told_and_not_tried_again(start: Start, base_port: int) -> None:
+    """Node 2 cannot bind: exit status 2 for it and, once the others are through, for the launcher."""
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", base_port + 2))
+        squatter.listen()
+        process = start("--epochs", "2")
+        out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, out + err
+    assert re.search(r"dgan-launch: error: node 2 refused: .*; see a/nodes/2/console.log", err)
+    assert out.count("node 2 started") == 1
+    assert status(1)["state"] == status(3)["state"] == "finished"

@@ -1,0 +1,117 @@
+"""From settings and a graph to process specs, without a disk or a process."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.plan import Request, build_plan, check_request
+from node.config import Settings, resolve
+from topology.errors import InputError
+from topology.graph import Graph, NodeSpec, ring
+
+GRAPH_FILE = "ring.toml"
+
+
+def request(
+    graph: Graph | None = None, *, settings: Settings | None = None, base_port: int = 7000
+) -> Request:
+    """A request for a ring of three on digits."""
+    return Request(
+        graph=graph or ring(3),
+        data="digits",
+        settings=settings or resolve("test", {"epochs": 4, "training": {"batch_size": 50, "threads": 2}}),
+        base_port=base_port,
+        run_dir=Path("runs/x"),
+    )
+
+
+def of(*nodes: NodeSpec) -> Graph:
+    """A graph of these nodes in a line."""
+    ids = [node.id for node in nodes]
+    return Graph.build(GRAPH_FILE, "line", nodes, itertools.pairwise(ids))
+
+
+def test_each_node_gets_its_own_command_environment_and_files() -> None:
+    """`--id` and `--peers` are all a node is given; its threads come from the settings."""
+    asked = request()
+    plan = build_plan(asked, asked.settings, {1: 100, 2: 100, 3: 149})
+    process = plan.nodes[1].process
+    assert process.argv == (sys.executable, "-m", "node", "--id", "2", "--peers", "runs/x/peers.toml")
+    assert process.env["OMP_NUM_THREADS"] == process.env["MKL_NUM_THREADS"] == "2"
+    assert process.console_log == Path("runs/x/nodes/2/console.log")
+    assert process.status == Path("runs/x/nodes/2/status.json")
+    assert [node.process.node_id for node in plan.nodes] == [1, 2, 3]
+
+
+def test_cycles_are_epochs_times_whole_batches() -> None:
+    """floor(149 / 50) = 2 batches in each of 4 epochs."""
+    asked = request()
+    plan = build_plan(asked, asked.settings, {1: 100, 2: 50, 3: 149})
+    assert [node.cycles for node in plan.nodes] == [8, 4, 8]
+
+
+def test_a_node_with_less_than_one_batch_is_refused() -> None:
+    """No cycle could be trained."""
+    asked = request()
+    with pytest.raises(InputError, match=r"batch_size = 50, but node 3 gets 49 images"):
+        build_plan(asked, asked.settings, {1: 100, 2: 100, 3: 49})
+
+
+def test_nodes_without_an_address_listen_on_loopback_at_base_plus_id() -> None:
+    """The graph's own address and bind win, and an address without a bind keeps every interface."""
+    graph = of(
+        NodeSpec(1),
+        NodeSpec(2, address="tcp://10.0.0.2:7100"),
+        NodeSpec(3, address="tcp://10.0.0.3:7100", bind="tcp://*:7200"),
+        NodeSpec(4, bind="tcp://*:9004"),
+    )
+    asked = request(graph, base_port=9000)
+    plan = build_plan(asked, asked.settings, dict.fromkeys(graph.ids, 100))
+    assert [(node.address, node.bind) for node in plan.nodes] == [
+        ("tcp://127.0.0.1:9001", "tcp://127.0.0.1:9001"),
+        ("tcp://10.0.0.2:7100", None),
+        ("tcp://10.0.0.3:7100", "tcp://*:7200"),
+        ("tcp://127.0.0.1:9004", "tcp://*:9004"),
+    ]
+
+
+def test_a_plan_shows_every_node_with_its_command() -> None:
+    """One heading and one line for each node."""
+    asked = request()
+    text = build_plan(asked, asked.settings, dict.fromkeys((1, 2, 3), 100)).describe()
+    lines = text.splitlines()
+    assert lines[1] == "graph     ring-3, 3 nodes, 3 edges"
+    assert "policy info-gain, epochs 4, seed 0, asynchronous" in lines[3]
+    assert lines[-1].split()[:7] == ["3", "1", "2", "tcp://127.0.0.1:7003", "paper", "100", "8"]
+    assert lines[-1].endswith("-m node --id 3 --peers runs/x/peers.toml")
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
+    """The graph file, the node and the name are told."""
+    with pytest.raises(
+        InputError, match=r"ring.toml: node 2: architecture = 'huge' is unknown; one of light, paper, wide"
+    ):
+        check_request(GRAPH_FILE, request(of(NodeSpec(1), NodeSpec(2, architecture="huge"))))
+
+
+def test_an_architecture_of_the_settings_is_known() -> None:
+    """A table [architecture.huge] in the settings is enough."""
+    settings = resolve("test", {"architecture": {"huge": {"discriminator_widths": [128, 128, 12]}}})
+    check_request(GRAPH_FILE, request(of(NodeSpec(1), NodeSpec(2, architecture="huge")), settings=settings))
+
+
+@pytest.mark.parametrize("base_port", [-5, 65533])
+def test_ports_out_of_range_are_refused(base_port: int) -> None:
+    """Port = base + id must lie within 1 to 65535."""
+    with pytest.raises(InputError, match=rf"--base-port: {base_port} gives node \d port"):
+        check_request(GRAPH_FILE, request(base_port=base_port))
+
+
+def test_a_default_address_that_another_node_has_already_is_refused() -> None:
+    """Node 2 would get what the graph gives to node 1."""
+    with pytest.raises(InputError, match=r"address tcp://127.0.0.1:7002 belongs to node 1 and to node 2"):
+        check_request(GRAPH_FILE, request(of(NodeSpec(1, address="tcp://127.0.0.1:7002"), NodeSpec(2))))
