@@ -1,0 +1,188 @@
+"""A small net of links, and peers that misbehave, for the tests of the transport."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as tcp
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import zmq
+
+from transport.keys import KeyPair, make_keys
+from transport.link import Link, LinkSettings, Neighbor
+from transport.wire import Expected, Schema, Snapshot, encode
+
+SCHEMA = Schema("tiny", (("weight", (5000,)),))
+DEADLINE_S = 15.0
+KEYS = {node: make_keys() for node in range(1, 5)}
+
+
+def frame(node: int, seq: int, boot: int = 1, run_id: str = "run") -> bytes:
+    """A frame of 20 kB whose numbers do not repeat."""
+    weights = {"weight": np.random.default_rng(seq).normal(size=5000).astype(np.float32)}
+    return encode(Snapshot(run_id, node, "tiny", boot, seq, 10 * seq, False, (weights,)), SCHEMA)  # noqa: FBT003 - `done`, a field
+
+
+def neighbor(node: int, address: str, keys: KeyPair | None = None) -> Neighbor:
+    """Node `node` as its neighbours know it."""
+    return Neighbor(node, address, (keys or KEYS[node]).public, Expected("run", node, SCHEMA))
+
+
+def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Waits for what another thread brings about; fails when it does not."""
+    end_s = time.monotonic() + deadline_s
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < end_s, "waited in vain"
+        tick.wait(0.005)
+
+
+def free_address() -> str:
+    """An endpoint that nothing listens at now."""
+    with tcp.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Net:
+    """Links and hostile peers of one test; all are closed at its end."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.stack = stack
+        self.events: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+
+    def settings(self, node: int, *neighbors: Neighbor, **changes: Any) -> LinkSettings:
+        """Settings of a node that keeps its events."""
+        events = self.events.setdefault(node, [])
+        plain = LinkSettings(
+            node,
+            "tcp://127.0.0.1:0",
+            KEYS[node],
+            neighbors,
+            60.0,
+            on_event=lambda name, fields: events.append((name, fields)),
+        )
+        return replace(plain, **changes)
+
+    def link(self, node: int, *neighbors: Neighbor, **changes: Any) -> Link:
+        """A running link."""
+        return self.stack.enter_context(Link(self.settings(node, *neighbors, **changes)))
+
+    def told(self, node: int, name: str) -> list[dict[str, Any]]:
+        """The fields of every event of that name at that node."""
+        return [fields for event, fields in self.events[node] if event == name]
+
+
+def open_descriptors() -> int:
+    """File descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - Path.iterdir opens one more
+
+
+@contextlib.contextmanager
+def open_net() -> Iterator[Net]:
+    """A net whose links must leave no thread, socket or descriptor behind."""
+    # One thread of pyzmq serves all zero-copy sends of a process; it starts at the first of them and stays.
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.bind("tcp://127.0.0.1:*")
+        socket.send(bytes(100_000), copy=False)
+    threads, descriptors = threading.active_count(), open_descriptors()
+    with contextlib.ExitStack() as stack:
+        yield Net(stack)
+    until(lambda: threading.active_count() <= threads and open_descriptors() <= descriptors, 5)
+
+
+class RawPublisher:
+    """A peer that holds a node's keys and sends what it likes to whoever asks."""
+
+    def __init__(self, node: int, address: str) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self.context.socket(zmq.XPUB)
+        self.socket.linger = 0
+        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self.socket.rcvtimeo = int(DEADLINE_S * 1000)
+        self.socket.curve_server = True
+        self.socket.curve_publickey, self.socket.curve_secretkey = (
+            KEYS[node].public.encode(),
+            KEYS[node].secret.encode(),
+        )
+        self.socket.bind(address)
+
+    def __enter__(self) -> Self:
+        """Is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Frees the port."""
+        self.context.destroy(linger=0)
+
+    def wait_for_subscriber(self) -> None:
+        """Returns once somebody has subscribed."""
+        assert self.socket.recv() == b"\x01"
+
+
+class Relay:
+    """A TCP relay to one address that can pass bytes slowly, and keeps what the far end sent."""
+
+    def __init__(self, address: str, bytes_per_s: float = float("inf")) -> None:
+        self.target = address.removeprefix("tcp://").split(":")
+        self.listener = tcp.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.bytes_per_s = bytes_per_s
+        self.seen = bytearray()
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Self:
+        self.threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.listener.shutdown(tcp.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        self.listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = tcp.create_connection((self.target[0], int(self.target[1])))
+                for source, sink, back in ((near, far, False), (far, near, True)):
+                    self.threads.append(threading.Thread(target=self._pump, args=(source, sink, back)))
+                    self.threads[-1].start()
+
+    def _pump(self, source: tcp.socket, sink: tcp.socket, back: bool) -> None:  # noqa: FBT001 - the direction
+        source.settimeout(0.05)
+        with contextlib.suppress(OSError), source:
+            while not self.stopped.is_set():
+                try:
+                    data = source.recv(1000)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                if back:
+                    self.seen += data
+                    self.stopped.wait(len(data) / self.bytes_per_s)
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(tcp.SHUT_RDWR)
+
+
+def pair(net: Net, **changes: Any) -> tuple[Link, Link]:
+    """Node 1, which publishes, and its neighbour 2."""
+    one = net.link(1, neighbor(2, free_address()), **changes)
+    return one, net.link(2, neighbor(1, one.address), **changes)
+
+
+def order(link: Link, node: int, **arguments: Any) -> tuple[int, int] | None:
+    """(boot, seq) of the newest delivery."""
+    delivery = link.latest(node, **arguments)
+    return delivery.snapshot.order if delivery else None

@@ -1,0 +1,156 @@
+"""transport.subscription: what a connection survives, with real sockets and peers that misbehave."""
+
+from __future__ import annotations
+
+import socket as tcp
+import time
+from collections.abc import Iterator
+
+import pytest
+import zmq
+from nets import (
+    DEADLINE_S,
+    SCHEMA,
+    Net,
+    RawPublisher,
+    Relay,
+    frame,
+    free_address,
+    neighbor,
+    open_net,
+    order,
+    pair,
+    until,
+)
+
+from transport.link import Link
+from transport.wire import Expected
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """Links of one test, which must leave nothing behind."""
+    with open_net() as opened:
+        yield opened
+
+
+def test_a_restarted_publisher_is_accepted_and_its_past_is_not(net: Net) -> None:
+    """At the same port: boot + 1 counts although seq begins anew; the old boot is refused."""
+    one = Link(net.settings(1, neighbor(2, free_address())))
+    with one:
+        address = one.address
+        two = net.link(2, neighbor(1, address))
+        one.publish(frame(1, 500, boot=1))
+        assert order(two, 1, timeout_s=DEADLINE_S) == (1, 500)
+    again = net.settings(1, neighbor(2, free_address()), bind=address)
+    with Link(again) as one:
+        one.publish(frame(1, 0, boot=2))
+        assert order(two, 1, after=(1, 500), timeout_s=DEADLINE_S) == (2, 0)
+    with Link(again) as one:
+        one.publish(frame(1, 501, boot=1))
+        until(lambda: two.statistics().neighbors[1].refused)
+    assert order(two, 1) == (2, 0)
+    assert (
+        two.statistics().neighbors[1].last_refusal
+        == "node 1 sent (boot, seq) = (1, 501), which is not above the accepted (2, 0)"
+    )
+    assert net.told(2, "snapshot_refused")[0]["kind"] == "StaleError"
+    assert two.statistics().neighbors[1].rebuilds == 0
+
+
+def test_a_refused_snapshot_costs_nothing_else(net: Net) -> None:
+    """Of another run: counted and told; the next right one is accepted on the same connection."""
+    one, two = pair(net)
+    one.publish(frame(1, 0, run_id="other"))
+    until(lambda: two.statistics().neighbors[1].refused == 1)
+    assert net.told(2, "snapshot_refused")[0]["kind"] == "MismatchError"
+    one.publish(frame(1, 1))
+    assert order(two, 1, timeout_s=DEADLINE_S) == (1, 1)
+    assert two.statistics().neighbors[1].rebuilds == 0
+
+
+def returns_to_honest(net: Net, two: Link, address: str, seq: int = 7) -> None:
+    """Once the cause is gone, the honest node 1 at that address is heard again."""
+    one = net.link(1, neighbor(2, free_address()), bind=address)
+    one.publish(frame(1, seq))
+    assert order(two, 1, timeout_s=5.0) == (1, seq)
+
+
+def test_an_oversize_frame_is_not_taken_in_and_the_connection_returns(net: Net) -> None:
+    """By itself libzmq would end it for good; the link builds it anew."""
+    with RawPublisher(1, free_address()) as raw:
+        address = raw.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        two = net.link(2, neighbor(1, address))
+        raw.wait_for_subscriber()
+        raw.socket.send(bytes(Expected("run", 1, SCHEMA).max_frame_bytes + 1))
+        until(lambda: net.told(2, "connection_rebuilt"))
+    assert (two.statistics().bytes_in, two.latest(1)) == (0, None)
+    returns_to_honest(net, two, address)
+
+
+def test_the_largest_frame_that_may_come_is_taken_in(net: Net) -> None:
+    """The limit is exact: it is judged, not cut off."""
+    with RawPublisher(1, free_address()) as raw:
+        two = net.link(2, neighbor(1, raw.socket.getsockopt_string(zmq.LAST_ENDPOINT)))
+        raw.wait_for_subscriber()
+        raw.socket.send(bytes(Expected("run", 1, SCHEMA).max_frame_bytes))
+        until(lambda: two.statistics().neighbors[1].refused == 1)
+        assert two.statistics().neighbors[1].rebuilds == 0
+
+
+@pytest.mark.system
+def test_a_message_of_several_parts_is_survived(net: Net) -> None:
+    """Parts that trickle in would make libzmq abort the process at the next look; the link never takes one."""
+    with RawPublisher(1, free_address()) as raw:
+        address = raw.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        two = net.link(2, neighbor(1, address))
+        for _ in range(3):
+            raw.wait_for_subscriber()
+            rebuilds = two.statistics().neighbors[1].rebuilds
+            raw.socket.send_multipart([bytes(20_000)] * 1000)
+            until(lambda: two.statistics().neighbors[1].rebuilds > rebuilds)  # noqa: B023 - called within this turn
+            assert raw.socket.recv() == b"\x00"
+    assert "several parts" in net.told(2, "snapshot_refused")[0]["error"]
+    returns_to_honest(net, two, address)
+
+
+def test_garbage_instead_of_a_greeting_is_survived(net: Net) -> None:
+    """Another server holds the port for a while."""
+    with tcp.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        two = net.link(2, neighbor(1, address))
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+            until(lambda: net.told(2, "connection_rebuilt"))
+    returns_to_honest(net, two, address)
+
+
+def test_a_refused_node_returns_once_it_is_known(net: Net) -> None:
+    """By itself libzmq never asks again; the link does."""
+    with Link(net.settings(1, neighbor(3, free_address()))) as one:
+        address = one.address
+        two = net.link(2, neighbor(1, address))
+        until(lambda: net.told(2, "connection_rebuilt"))
+    returns_to_honest(net, two, address)
+
+
+def test_a_silent_connection_is_built_anew(net: Net) -> None:
+    """After three republish intervals without a frame; what then comes is heard."""
+    one, two = pair(net, republish_s=0.1)
+    until(lambda: two.statistics().neighbors[1].rebuilds)
+    assert net.told(2, "connection_rebuilt")[0]["reason"] == "silent for 0.3 s"
+    one.publish(frame(1, 0))
+    assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
+
+
+def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
+    """A frame that takes twice the time allowed for silence arrives all the same."""
+    one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
+    with Relay(one.address, bytes_per_s=33_000) as relay:
+        two = net.link(2, neighbor(1, relay.address), republish_s=0.1)
+        one.publish(frame(1, 0))
+        start_s = time.monotonic()
+        assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
+        assert time.monotonic() - start_s > 0.5
+        assert two.statistics().neighbors[1].rebuilds == 0

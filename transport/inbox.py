@@ -1,0 +1,130 @@
+"""What is accepted from one neighbour. Pure: frames and times go in, verdicts come out.
+
+Theory of operation. A neighbour may be late, silent, restarted, mistaken or hostile, and whoever reads its frames must
+not have to care. A frame is
+    repeated  when it equals, byte for byte, the one accepted last: the neighbour is alive and has nothing newer
+    refused   when `decode` refuses it, when its (boot, seq) is not above the accepted one's, or when the neighbour
+              sends faster than any publisher may; then nothing of it is looked at for a while
+    accepted  else; it replaces the one before.
+Restarts need no rule of their own: a node stores boot + 1 before its first publish, so that (boot, seq) grows although
+seq begins anew. Times are the receiver's monotonic seconds, never anything from the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import xxhash
+
+from transport.errors import FloodError, RemoteError, StaleError
+from transport.wire import Expected, Snapshot, decode
+
+MAX_FRAMES_PER_S = 200
+"""Frames in a second above which a neighbour floods; a publisher sends at most half of them."""
+QUARANTINE_S = 10.0
+"""For how long a flooding neighbour is not listened to."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The newest snapshot of a neighbour.
+
+    Attributes:
+        snapshot: What was accepted.
+        arrived_s: When it was accepted first, receiver's monotonic seconds.
+        heard_s: When it, or its repeat, came last, receiver's monotonic seconds.
+    """
+
+    snapshot: Snapshot
+    arrived_s: float
+    heard_s: float
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The frame holds something new."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The frame is the accepted one once more."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The frame was dropped, and why."""
+
+    error: RemoteError
+
+
+Verdict = Accepted | Repeated | Refused
+
+
+class Inbox:
+    """Judges the frames of one connection.
+
+    Args:
+        expected: What every frame on it must be.
+
+    Attributes:
+        latest: The newest delivery; None before the first.
+        accepted: Frames accepted.
+        repeated: Frames that repeated the accepted one.
+        refused: Frames refused.
+        last_refusal: Why the last refused one was, in one line.
+    """
+
+    def __init__(self, expected: Expected) -> None:
+        self.expected = expected
+        self.latest: Delivery | None = None
+        self.accepted = 0
+        self.repeated = 0
+        self.refused = 0
+        self.last_refusal: str | None = None
+        self._fingerprint = b""
+        self._window_s = float("-inf")
+        self._window_frames = 0
+        self._quarantined_until_s = float("-inf")
+
+    def offer(self, frame: bytes, now_s: float) -> Verdict:
+        """Judges one frame that arrived at `now_s` (receiver's monotonic seconds)."""
+        try:
+            self._check_rate(now_s)
+            return self._judge(frame, now_s)
+        except RemoteError as error:
+            return self.refuse(error)
+
+    def refuse(self, error: RemoteError) -> Refused:
+        """Counts a refusal that was decided without looking at a whole frame."""
+        self.refused += 1
+        self.last_refusal = str(error)
+        return Refused(error)
+
+    def _check_rate(self, now_s: float) -> None:
+        if now_s - self._window_s >= 1:
+            self._window_s, self._window_frames = now_s, 0
+        self._window_frames += 1
+        if self._window_frames > MAX_FRAMES_PER_S:
+            self._quarantined_until_s = now_s + QUARANTINE_S
+        if now_s < self._quarantined_until_s:
+            raise FloodError(self.expected.node_id, self._window_frames, MAX_FRAMES_PER_S, QUARANTINE_S)
+
+    def _judge(self, frame: bytes, now_s: float) -> Verdict:
+        # The length first: what is too long to be right is not worth a hash.
+        right_size = len(frame) <= self.expected.max_frame_bytes
+        fingerprint = xxhash.xxh3_128_digest(frame) if right_size else b""
+        if self.latest and fingerprint == self._fingerprint:
+            self.repeated += 1
+            self.latest = replace(self.latest, heard_s=now_s)
+            return Repeated(self.latest)
+        snapshot = decode(frame, self.expected)
+        if self.latest and snapshot.order <= self.latest.snapshot.order:
+            raise StaleError(self.expected.node_id, snapshot.order, self.latest.snapshot.order)
+        self.accepted += 1
+        self._fingerprint = fingerprint
+        self.latest = Delivery(snapshot, arrived_s=now_s, heard_s=now_s)
+        return Accepted(self.latest)

@@ -1,0 +1,114 @@
+"""CURVE key pairs: make, save readable to the owner alone, load.
+
+A pair is kept in a small TOML file. Keys are Z85 text, 40 characters for 32 bytes, as ZeroMQ writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from transport.errors import LocalError
+
+_MAX_FILE_BYTES = 4096
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A node's identity.
+
+    Attributes:
+        public: What its neighbours know it by, 40 characters of Z85.
+        secret: What proves it; never shown in a repr, a log or a message.
+    """
+
+    public: str
+    secret: str = field(repr=False)
+
+
+def make_keys() -> KeyPair:
+    """A fresh pair from the system's randomness."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode(), secret.decode())
+
+
+def save_keys(path: Path, pair: KeyPair) -> None:
+    """Writes the pair with mode 0600; the file is whole or absent, and an existing one stays.
+
+    Raises:
+        LocalError: The file exists already, or cannot be written.
+    """
+    text = (
+        "# CURVE key pair of one node. The secret key stays on the node's machine.\n"
+        f'public_key = "{pair.public}"\n'
+        f'secret_key = "{pair.secret}"\n'
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(path, text)
+    except OSError as error:
+        raise LocalError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
+
+
+def load_keys(path: Path) -> KeyPair:
+    """Reads a pair and checks that the two keys belong together.
+
+    Raises:
+        LocalError: The file is missing, is readable to others than its owner, or holds no key pair.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_MAX_FILE_BYTES)
+    except OSError as error:
+        raise LocalError(
+            f"{path}: cannot be read ({error.strerror}); a node's key file is expected here"
+        ) from None
+    if mode & _OTHERS:
+        raise LocalError(
+            f"{path}: mode is {stat.S_IMODE(mode):04o}, readable or writable to others; run `chmod 600 {path}`"
+        )
+    return _parse(path, content)
+
+
+def _write_new(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # Unlike a rename, a link never replaces a key that somebody else made meanwhile.
+        os.link(part, path)
+    except FileExistsError:
+        raise LocalError(
+            f"{path}: exists already; a key is never overwritten, remove the file first"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _parse(path: Path, content: bytes) -> KeyPair:
+    mend = "a key file holds public_key and secret_key of one pair"
+    try:
+        fields = tomllib.loads(content.decode())
+    except ValueError:
+        # The parser's message may quote the text, and with it the secret.
+        raise LocalError(f"{path}: is not TOML; {mend}") from None
+    public, secret = fields.get("public_key"), fields.get("secret_key")
+    if not isinstance(public, str) or not isinstance(secret, str):
+        raise LocalError(f"{path}: lacks the text public_key or secret_key; {mend}")
+    try:
+        derived = zmq.curve_public(secret.encode()).decode()
+    except (ValueError, zmq.ZMQError):
+        raise LocalError(f"{path}: secret_key is not 40 characters of Z85; {mend}") from None
+    if derived != public:
+        raise LocalError(f"{path}: public_key does not belong to secret_key; {mend}")
+    return KeyPair(public, secret)

@@ -1,0 +1,220 @@
+"""One neighbour's connection: a SUB socket that keeps the newest frame, its monitor, and its inbox.
+
+    open --(refused, broken off, garbage, oversize, silent, flooded)--> closed, with back-off --(time is up)--> open
+
+libzmq connects again by itself after an ordinary loss, resolves the name anew each time, and says so to the monitor.
+Every other end of a connection is final for it, and is mended here by a fresh socket.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket as tcp
+import struct
+import sys
+from dataclasses import dataclass
+
+import zmq
+
+from transport.errors import FloodError, LocalError, MalformedFrameError
+from transport.inbox import QUARANTINE_S, Inbox, Refused
+from transport.sockets import HANDSHAKE_FAILED, Socket, Wiring, read_monitor
+from transport.wire import Expected
+
+_CURVE_OVERHEAD_BYTES = 33
+_LOST_GRACE_S = 0.25  # libzmq tells at once whether it connects again
+_FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 3.0
+_SILENT_REPUBLISHES = 3
+_SLOWEST_BYTES_PER_S = 125_000  # 1 Mbit/s
+_LAST_DATA_RECEIVED = struct.Struct("=52xI")  # tcp_info.tcpi_last_data_recv of Linux, in milliseconds
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """The other end of one edge.
+
+    Attributes:
+        id: Its node id.
+        address: tcp:// endpoint of its publisher.
+        public_key: Z85; what it proves itself with, in both directions.
+        expected: What its frames must be.
+    """
+
+    id: int
+    address: str
+    public_key: str
+    expected: Expected
+
+
+@dataclass
+class _Line:
+    """One SUB socket while it is open; its times are the receiver's monotonic seconds."""
+
+    socket: Socket
+    monitor: Socket
+    heard_s: float
+    lost_s: float | None = None
+    descriptor: int = -1
+
+
+class Subscription:
+    """The SUB socket of one neighbour, which is built anew whenever it is beyond help, and its inbox.
+
+    Args:
+        wiring: What the link's sockets share.
+        neighbor: Whom to listen to.
+
+    Attributes:
+        neighbor: Whom it listens to.
+        inbox: What judges the frames.
+        bytes_in: Bytes of the frames received.
+        rebuilds: How often the socket was closed to be opened anew.
+        connected: A connection stands, and both ends have proved who they are.
+
+    Raises:
+        LocalError: The neighbour's address or key is none.
+    """
+
+    def __init__(self, wiring: Wiring, neighbor: Neighbor) -> None:
+        self.neighbor = neighbor
+        self.inbox = Inbox(neighbor.expected)
+        self.bytes_in = self.rebuilds = 0
+        self.connected = False
+        self._wiring = wiring
+        # A large frame may take longer than three republishes on a slow line.
+        slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
+        self._patience_s = max(_SILENT_REPUBLISHES * wiring.republish_s, slowest_s)
+        self._backoff_s = _FIRST_BACKOFF_S
+        self._reopen_s = math.inf
+        self._last_reason: str | None = None
+        self._line: _Line | None = self._open()
+
+    def tick(self, now_s: float) -> float:
+        """Opens or gives up the socket if that is due, and returns when something may be due again."""
+        line = self._line
+        if line is None:
+            if now_s < self._reopen_s:
+                return self._reopen_s
+            line = self._line = self._open()
+        if line.lost_s is not None and now_s - line.lost_s >= _LOST_GRACE_S:
+            return self._rebuild("ended: oversize frame or garbage")
+        if now_s - line.heard_s >= self._patience_s:
+            # An unfinished frame is no silence.
+            line.heard_s = max(line.heard_s, now_s - _data_age_s(line.descriptor))
+            if now_s - line.heard_s >= self._patience_s:
+                return self._rebuild(f"silent for {self._patience_s:g} s")
+        lost_due_s = math.inf if line.lost_s is None else line.lost_s + _LOST_GRACE_S
+        return min(line.heard_s + self._patience_s, lost_due_s)
+
+    def close(self) -> None:
+        """Closes the socket and its monitor."""
+        self.connected = False
+        if self._line is None:
+            return
+        self._line.socket.disable_monitor()
+        for socket in (self._line.monitor, self._line.socket):
+            self._wiring.reactor.remove(socket)
+            socket.close()
+        self._line = None
+
+    def _open(self) -> _Line:
+        options: dict[int, int] = {
+            zmq.CONFLATE: 1,
+            zmq.MAXMSGSIZE: self.neighbor.expected.max_frame_bytes + _CURVE_OVERHEAD_BYTES,
+            zmq.CONNECT_TIMEOUT: 3000,
+            zmq.RECONNECT_IVL: 200,
+            zmq.RECONNECT_IVL_MAX: 1000,
+        }
+        socket = self._wiring.socket(zmq.SUB, options)
+        try:
+            socket.curve_serverkey = self.neighbor.public_key.encode()
+            socket.subscribe(b"")
+            monitor = socket.get_monitor_socket()
+            socket.connect(self.neighbor.address)
+        except zmq.ZMQError as error:
+            where = f"cannot connect to node {self.neighbor.id} at {self.neighbor.address!r}"
+            mend = "tcp://HOST:PORT and a public key of 40 characters are right"
+            raise LocalError(f"{where}: {os.strerror(error.errno or 0)}; {mend}") from None
+        self._wiring.reactor.add(monitor, self._on_monitor)
+        self._wiring.reactor.add(socket, self._on_frame)
+        return _Line(socket, monitor, heard_s=self._wiring.clock())
+
+    def _rebuild(self, reason: str, wait_s: float | None = None) -> float:
+        """Closes the socket and returns when it is to be opened anew."""
+        self.close()
+        self.rebuilds += 1
+        if wait_s is None:
+            wait_s, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, _LAST_BACKOFF_S)
+        self._reopen_s = self._wiring.clock() + wait_s
+        if reason != self._last_reason:  # a lasting cause is told once
+            self._wiring.report("connection_rebuilt", neighbor=self.neighbor.id, reason=reason)
+            self._last_reason = reason
+        return self._reopen_s
+
+    def _on_frame(self) -> None:
+        if self._line is None:
+            return
+        try:
+            frame = self._line.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        now_s = self._line.heard_s = self._wiring.clock()
+        self.bytes_in += len(frame)
+        if self._line.socket.rcvmore:
+            # Another look at this socket would end the process: libzmq asserts that the other parts are there,
+            # and conflation has dropped them.
+            self.inbox.refuse(MalformedFrameError(self.neighbor.id, "it has several parts"))
+            self._report_refusal("MalformedFrameError")
+            self._rebuild("sent a message of several parts")
+            return
+        verdict = self.inbox.offer(frame, now_s)
+        if isinstance(verdict, Refused):
+            self._report_refusal(type(verdict.error).__name__)
+            if isinstance(verdict.error, FloodError):
+                self._rebuild("flooded", wait_s=QUARANTINE_S)
+        else:
+            self._backoff_s, self._last_reason = _FIRST_BACKOFF_S, None
+            self._wiring.deliver(self.neighbor.id, verdict.delivery)
+
+    def _report_refusal(self, kind: str) -> None:
+        self._wiring.report(
+            "snapshot_refused", neighbor=self.neighbor.id, kind=kind, error=self.inbox.last_refusal
+        )
+
+    def _on_monitor(self) -> None:
+        if self._line is None:
+            return
+        for event, value in read_monitor(self._line.monitor):
+            if event in HANDSHAKE_FAILED:
+                # libzmq would give up after some of these and hammer on after others.
+                self._rebuild(HANDSHAKE_FAILED[event])
+                return
+            if event == zmq.Event.CONNECTED:
+                self._line.descriptor = value
+            elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.connected = True
+                self._wiring.report("connection_up", neighbor=self.neighbor.id)
+            elif event == zmq.Event.DISCONNECTED:
+                self.connected = False
+                self._line.lost_s, self._line.descriptor = self._wiring.clock(), -1
+                self._wiring.report("connection_lost", neighbor=self.neighbor.id)
+            elif event == zmq.Event.CONNECT_RETRIED:
+                self._line.lost_s = None
+
+
+def _data_age_s(descriptor: int) -> float:
+    """Seconds since a connection brought any byte; infinite where that cannot be told."""
+    if descriptor < 0 or sys.platform != "linux":
+        return math.inf
+    try:
+        connection = tcp.socket(fileno=descriptor)
+    except OSError:  # libzmq has closed it meanwhile
+        return math.inf
+    try:
+        info = connection.getsockopt(tcp.IPPROTO_TCP, tcp.TCP_INFO, _LAST_DATA_RECEIVED.size)
+        return float(_LAST_DATA_RECEIVED.unpack(info)[0]) / 1000
+    except (OSError, struct.error):
+        return math.inf
+    finally:
+        connection.detach()  # it stays libzmq's

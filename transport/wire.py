@@ -1,0 +1,395 @@
+"""One snapshot <-> one frame. Pure: bytes and arrays, no sockets and no clock.
+
+    "DGN1" | u8 major | u8 minor | u16 flags | u32 header_bytes | u64 payload_bytes | msgpack header | zeros to 64 | tensors
+
+All integers and numbers are little-endian. The receiver owns the schema: which tensors follow, in which order and
+shape, is known on both sides by `arch_id`, so that no count, shape or length is ever taken from the wire. Limits come
+before parsing: sizes first, then the header, then its fields, then the digest, then the numbers. `decode` raises
+RemoteError and nothing else, whatever the bytes. docs/protocol.md tells it byte by byte.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import msgpack  # type: ignore[import-untyped]  # it publishes neither inline types nor stubs
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from transport.errors import (
+    BadValueError,
+    DigestError,
+    FrameSizeError,
+    LocalError,
+    MalformedFrameError,
+    MismatchError,
+    VersionError,
+)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+Block = Mapping[str, NDArray[np.float32]]
+
+MAGIC = b"DGN1"
+MAJOR, MINOR = 1, 0
+TWO_BLOCKS = 1  # bit 0 of the flags; the others are 0
+MAX_HEADER_BYTES = 4096
+ALIGNMENT_BYTES = 64
+MAX_INTEGER = 2**63 - 1
+
+_PREAMBLE = struct.Struct("<4sBBHIQ")
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# The largest finite number, and the smallest above zero, that a format holds.
+_LARGEST = {"float32": math.inf, "bfloat16": (2 - 2**-7) * 2.0**127, "float16": 65504.0}
+_SMALLEST = {"float32": 0.0, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+# Without these a header of 16 kB can cost 68 MB.
+_HEADER_LIMITS = {
+    "strict_map_key": True,
+    "max_map_len": 32,
+    "max_array_len": 64,
+    "max_str_len": 256,
+    "max_bin_len": 64,
+    "max_ext_len": 0,
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What an architecture's snapshot holds, in the order of the payload.
+
+    Attributes:
+        arch_id: Name that both sides know the architecture by.
+        tensors: (name, shape) of each tensor.
+        positive: Names of tensors whose every value is above 0 (batch normalisation's variances).
+
+    Raises:
+        LocalError: A name appears twice, a shape has a negative side, or `positive` names no tensor of these.
+    """
+
+    arch_id: str
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    positive: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.tensors]
+        if len(set(names)) != len(names):
+            raise LocalError(f"schema {self.arch_id}: a tensor's name appears twice in {names}")
+        if any(side < 0 for _, shape in self.tensors for side in shape):
+            raise LocalError(f"schema {self.arch_id}: a shape has a negative side")
+        if unknown := sorted(self.positive - set(names)):
+            raise LocalError(f"schema {self.arch_id}: positive names {unknown}, which are no tensors of it")
+
+    @property
+    def values(self) -> int:
+        """Numbers in one block."""
+        return sum(math.prod(shape) for _, shape in self.tensors)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A node's discriminator at one moment.
+
+    Attributes:
+        run_id: The run it belongs to.
+        node_id: Who publishes it.
+        arch_id: Architecture, by the name in the schema.
+        boot: How often the publisher has started; grows before its first publish.
+        seq: Number of the publish within this boot.
+        cycle: The publisher's cycle when it was taken; of the newer block in lockstep.
+        done: The publisher has finished training.
+        blocks: One mapping from tensor name to float32 array; in lockstep two, the older first.
+    """
+
+    run_id: str
+    node_id: int
+    arch_id: str
+    boot: int
+    seq: int
+    cycle: int
+    done: bool
+    blocks: tuple[Block, ...]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """(boot, seq): what grows from one publish to the next."""
+        return self.boot, self.seq
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The one kind of frame that is right on a connection; everything else is refused.
+
+    Attributes:
+        run_id: The run of both nodes.
+        node_id: The neighbour on that connection.
+        schema: Its architecture.
+        blocks: 1, or 2 in lockstep.
+        dtype: Number format of the payload.
+
+    Raises:
+        LocalError: `blocks` or `dtype` is none of those that exist.
+    """
+
+    run_id: str
+    node_id: int
+    schema: Schema
+    blocks: int = 1
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        _check_format(self.blocks, self.dtype)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Exact length of the tensors."""
+        return self.blocks * self.schema.values * _ITEM_BYTES[self.dtype]
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """Length of the frame with the longest header allowed."""
+        return _payload_start(MAX_HEADER_BYTES) + self.payload_bytes
+
+
+def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> bytes:
+    """The frame of a snapshot, as one private bytes object that nothing else can change.
+
+    Numbers are rounded to the nearest of the payload's format, ties to even. Those beyond its range become its
+    largest; in positive tensors those that would become 0 become its smallest above 0.
+
+    Args:
+        snapshot: One block, or two in lockstep; float32 arrays of the schema's names and shapes.
+        schema: The architecture; its order of tensors is the payload's.
+        dtype: Number format of the payload.
+
+    Raises:
+        LocalError: The snapshot does not fit the schema, holds a number that is not finite or a variance that is
+            not positive, or a field is outside its range.
+    """
+    _check_format(len(snapshot.blocks), dtype)
+    if snapshot.arch_id != schema.arch_id:
+        raise LocalError(f"snapshot of {snapshot.arch_id} does not fit the schema {schema.arch_id}")
+    parts: list[memoryview] = []
+    digest = xxhash.xxh3_128()
+    for block in snapshot.blocks:
+        for name, array in _checked_tensors(block, schema):
+            parts.append(_to_payload(array, dtype, positive=name in schema.positive).data)
+            digest.update(parts[-1])
+    header = _pack_header(snapshot, dtype, digest.digest())
+    flags = TWO_BLOCKS if len(snapshot.blocks) > 1 else 0
+    payload_bytes = sum(part.nbytes for part in parts)
+    preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload_bytes)
+    padding = bytes(_payload_start(len(header)) - len(preamble) - len(header))
+    return b"".join([preamble, header, padding, *parts])
+
+
+def decode(frame: bytes, expected: Expected) -> Snapshot:
+    """The snapshot in a frame, once everything about it is right.
+
+    Args:
+        frame: Any bytes.
+        expected: What must be in it.
+
+    Returns:
+        The snapshot. Its arrays are read-only float32; with a float32 payload they are views of `frame`.
+
+    Raises:
+        RemoteError: The frame is not exactly what is expected; the subclass and its fields say why.
+    """
+    peer = expected.node_id
+    header_bytes = _check_sizes(frame, expected)
+    start = _payload_start(header_bytes)
+    header = _unpack_header(frame[_PREAMBLE.size : _PREAMBLE.size + header_bytes], peer)
+    if any(frame[_PREAMBLE.size + header_bytes : start]):
+        raise MalformedFrameError(peer, "the padding is not zero")
+    _check_fields(header, expected)
+    digest = xxhash.xxh3_128(memoryview(frame)[start:]).digest()
+    if header["digest"] != digest:
+        raise DigestError(peer, header["digest"].hex(), digest.hex())
+    values = _from_payload(frame, start, expected.dtype)
+    return Snapshot(
+        run_id=header["run_id"],
+        node_id=header["node_id"],
+        arch_id=header["arch_id"],
+        boot=header["boot"],
+        seq=header["seq"],
+        cycle=header["cycle"],
+        done=header["done"],
+        blocks=_blocks(values, expected),
+    )
+
+
+def _check_format(blocks: int, dtype: str) -> None:
+    if blocks not in (1, 2):
+        raise LocalError(f"a frame holds 1 block, or 2 in lockstep, not {blocks}")
+    if dtype not in DTYPES:
+        raise LocalError(f"payload format {dtype!r} is none of {', '.join(DTYPES)}")
+
+
+def _payload_start(header_bytes: int) -> int:
+    return -(-(_PREAMBLE.size + header_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _checked_tensors(block: Block, schema: Schema) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    shapes = dict(schema.tensors)
+    if block.keys() != shapes.keys():
+        odd = sorted(block.keys() ^ shapes.keys())
+        raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
+    for name, shape in schema.tensors:
+        array = block[name]
+        if array.dtype != np.float32 or array.shape != shape:
+            raise LocalError(f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}")
+        if not np.isfinite(array).all():
+            raise LocalError(f"tensor {name} holds a number that is not finite")
+        if name in schema.positive and not (array > 0).all():
+            raise LocalError(f"tensor {name} holds a number that is not above 0")
+        yield name, array
+
+
+def _to_payload(array: NDArray[np.float32], dtype: Dtype, *, positive: bool) -> NDArray[Any]:
+    flat = array.ravel()
+    if dtype == "float32":
+        return np.ascontiguousarray(flat, dtype="<f4")
+    flat = np.clip(
+        flat, np.float32(_SMALLEST[dtype] if positive else -_LARGEST[dtype]), np.float32(_LARGEST[dtype])
+    )
+    if dtype == "float16":
+        return flat.astype("<f2")
+    bits = flat.view(np.uint32)
+    # Half of the last place kept, less one where that place is even: ties go to even.
+    return ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype("<u2")
+
+
+def _pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
+    for field in ("node_id", "boot", "seq", "cycle"):
+        value = getattr(snapshot, field)
+        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
+            raise LocalError(f"snapshot's {field} is {value!r}, not a whole number from 0 to 2^63 - 1")
+    header: bytes = msgpack.packb(
+        {
+            "run_id": snapshot.run_id,
+            "node_id": snapshot.node_id,
+            "arch_id": snapshot.arch_id,
+            "boot": snapshot.boot,
+            "seq": snapshot.seq,
+            "cycle": snapshot.cycle,
+            "done": snapshot.done,
+            "dtype": dtype,
+            "digest": digest,
+        }
+    )
+    for field in ("run_id", "arch_id"):
+        if len(getattr(snapshot, field).encode()) > _HEADER_LIMITS["max_str_len"]:
+            raise LocalError(f"snapshot's {field} is longer than {_HEADER_LIMITS['max_str_len']} bytes")
+    return header
+
+
+def _check_sizes(frame: bytes, expected: Expected) -> int:
+    """The header's length, once every length in the frame is right."""
+    peer = expected.node_id
+    if len(frame) < _PREAMBLE.size:
+        raise FrameSizeError(peer, "frame", len(frame), "at least", _PREAMBLE.size)
+    magic, major, _minor, flags, header_bytes, payload_bytes = _PREAMBLE.unpack_from(frame)
+    if magic != MAGIC:
+        raise MalformedFrameError(peer, f"it begins with {magic!r}, not {MAGIC!r}")
+    if major != MAJOR:
+        raise VersionError(peer, major, MAJOR)
+    if flags & ~TWO_BLOCKS:
+        raise MalformedFrameError(peer, f"unknown flags {flags:#06x}")
+    if flags + 1 != expected.blocks:
+        raise MismatchError(peer, "blocks", flags + 1, expected.blocks)
+    if header_bytes > MAX_HEADER_BYTES:
+        raise FrameSizeError(peer, "header", header_bytes, "at most", MAX_HEADER_BYTES)
+    if payload_bytes != expected.payload_bytes:
+        raise FrameSizeError(peer, "payload", payload_bytes, "exactly", expected.payload_bytes)
+    whole = _payload_start(header_bytes) + payload_bytes
+    if len(frame) != whole:
+        raise FrameSizeError(peer, "frame", len(frame), "exactly", whole)
+    return int(header_bytes)
+
+
+def _unpack_header(header: bytes, peer: int) -> dict[Any, Any]:
+    try:
+        fields = msgpack.unpackb(header, object_pairs_hook=_unique_keys, **_HEADER_LIMITS)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise MalformedFrameError(
+            peer, f"unreadable header ({type(error).__name__}: {error!s:.80})"
+        ) from None
+    if not isinstance(fields, dict):
+        raise MalformedFrameError(peer, f"the header is a {type(fields).__name__}, not a map")
+    return fields
+
+
+def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    # Where readers disagree about which of two equal keys counts, a refusal is the only safe reading.
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key appears twice")
+    return fields
+
+
+def _check_fields(header: Mapping[str, Any], expected: Expected) -> None:
+    peer = expected.node_id
+    types: dict[str, type] = {
+        "boot": int,
+        "seq": int,
+        "cycle": int,
+        "node_id": int,
+        "done": bool,
+        "digest": bytes,
+    }
+    types |= {"run_id": str, "arch_id": str, "dtype": str}
+    for field, kind in types.items():
+        if field not in header:
+            raise MalformedFrameError(peer, f"the header lacks {field}")
+        value = header[field]
+        # type() and not isinstance(): True is an instance of int.
+        if type(value) is not kind:
+            raise MalformedFrameError(peer, f"{field} is a {type(value).__name__}, not {kind.__name__}")
+        if isinstance(value, int) and not 0 <= value <= MAX_INTEGER:
+            raise MalformedFrameError(peer, f"{field} is {value}, not from 0 to 2^63 - 1")
+    right = {
+        "run_id": expected.run_id,
+        "node_id": peer,
+        "arch_id": expected.schema.arch_id,
+        "dtype": expected.dtype,
+    }
+    for field, value in right.items():
+        if header[field] != value:
+            raise MismatchError(peer, field, header[field], value)
+
+
+def _from_payload(frame: bytes, start: int, dtype: Dtype) -> NDArray[np.float32]:
+    if dtype == "bfloat16":
+        return (np.frombuffer(frame, "<u2", offset=start).astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is found below, as any other
+        return np.frombuffer(frame, "<f4" if dtype == "float32" else "<f2", offset=start).astype(
+            np.float32, copy=False
+        )
+
+
+def _blocks(values: NDArray[np.float32], expected: Expected) -> tuple[Block, ...]:
+    values.setflags(write=False)
+    blocks: list[Block] = []
+    start = 0
+    for _ in range(expected.blocks):
+        block: dict[str, NDArray[np.float32]] = {}
+        for name, shape in expected.schema.tensors:
+            end = start + math.prod(shape)
+            block[name] = values[start:end].reshape(shape)
+            _check_values(name, block[name], expected)
+            start = end
+        blocks.append(block)
+    return tuple(blocks)
+
+
+def _check_values(name: str, array: NDArray[np.float32], expected: Expected) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise BadValueError(expected.node_id, name, float(array[~finite].flat[0]), "finite")
+    if name in expected.schema.positive and not (array > 0).all():
+        raise BadValueError(expected.node_id, name, float(array[array <= 0].flat[0]), "above 0")
