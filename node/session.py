@@ -11,9 +11,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 from structlog.typing import FilteringBoundLogger
@@ -63,12 +64,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
         log = open_log(file, view.me.id)
         saved = _newest_checkpoint(view.directory, log)
         identity = Identity(view, settings, architecture_of(view.me), _next_boot(view.directory, saved))
-        try:
-            return _train(identity, shard, saved, stop, log)
-        except LocalError as error:
-            raise InputError(
-                peers_path, f"node {view.me.id}: {error}", "mend it and start the node again"
-            ) from None
+        return _train(identity, shard, saved, stop, log)
 
 
 def _train(
@@ -90,10 +86,10 @@ def _train(
         status.update(state="stopped")
         log.info("stopped; start again to resume")
         return EXIT_DONE
-    except (InputError, LocalError) as error:
+    except InputError as error:
         status.update(state="failed", error=str(error))
         raise
-    except (TrainingError, NeighborTimeoutError, OSError) as error:
+    except (TrainingError, NeighborTimeoutError, LocalError, OSError) as error:
         status.update(state="failed", error=str(error))
         log.error("node failed", error=str(error))  # noqa: TRY400 - the line says it all
         return EXIT_TEMPORARY if isinstance(error, NeighborTimeoutError) else EXIT_FAILURE
@@ -112,8 +108,9 @@ def _live(
     """The node between its first and its last cycle; the link's lifetime is this call."""
     trainer = Trainer(identity.settings, identity.architecture, identity.view.me.id, shard)
     with contextlib.ExitStack() as stack:
-        alone = identity.settings.policy == "alone"
-        link = None if alone else stack.enter_context(Link(link_settings(identity, log)))
+        link = (
+            None if identity.settings.policy == "alone" else stack.enter_context(_opened_link(identity, log))
+        )
         address = None if link is None else link.address
         worker = _build_worker(identity, trainer, link, status, log, stop)
         if saved is not None:
@@ -161,6 +158,21 @@ def _build_worker(
     return worker
 
 
+@contextlib.contextmanager
+def _opened_link(identity: Identity, log: FilteringBoundLogger) -> Iterator[Link]:
+    """The running link; a key file or an address that keeps it from starting is the user's to mend."""
+    try:
+        link = Link(link_settings(identity, log)).__enter__()
+    except LocalError as error:
+        raise InputError(
+            f"node {identity.view.me.id}", str(error), "mend it and start the node again"
+        ) from None
+    try:
+        yield link
+    finally:
+        link.__exit__(None, None, None)
+
+
 def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings:
     """What the link needs: this node's door, and for each neighbour its address, key and the frames to expect."""
     view, settings = identity.view, identity.settings
@@ -183,8 +195,18 @@ def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings
         keys=load_keys(view.key),
         neighbors=tuple(neighbor(peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
-        on_event=lambda name, fields: log.warning(name, **fields),
+        on_event=_event_log(log),
     )
+
+
+def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], None]:
+    """Logs the link's events: a connection that comes or goes is news, all else is a warning."""
+
+    def write(name: str, fields: dict[str, Any]) -> None:
+        level = log.info if name in ("connection_up", "connection_lost") else log.warning
+        level(name.replace("_", " "), **fields)
+
+    return write
 
 
 def architecture_of(peer: Peer) -> str:

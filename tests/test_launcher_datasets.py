@@ -211,7 +211,7 @@ def test_the_test_set_is_the_evaluators_and_can_be_cut(tmp_path: Path) -> None:
     assert len(load_shard(tmp_path / "test.npz")) == 10
     prepare_shards(made_up(), settings(split={"test_images": 4}), IDS, tmp_path)
     assert len(load_shard(tmp_path / "test.npz")) == 4
-    with pytest.raises(InputError, match=r"data\.test_images: 11, but there are 10 test images; at most 10"):
+    with pytest.raises(InputError, match=r"split\.test_images: 11, but there are 10 test images; at most 10"):
         prepare_shards(made_up(), settings(split={"test_images": 11}), IDS, tmp_path)
 
 

@@ -1,0 +1,283 @@
+"""Real node processes, each started with nothing but `--id` and `--peers`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from relay import Relay
+from runs import NodeProcess, started, wait_until, write_run
+
+from node.checkpoint import list_checkpoints, load_newest
+from node.config import Architecture
+from node.shards import Shard, save_shard
+from node.snapshots import schema
+from topology.graph import complete, ring
+from transport.wire import MAGIC, Snapshot, encode
+
+pytestmark = pytest.mark.system
+
+
+def finish_all(nodes: dict[int, NodeProcess]) -> None:
+    """Every node ends by itself with status 0 and the state `finished`."""
+    for node in nodes.values():
+        code, errors = node.finish()
+        assert code == 0, errors
+        assert node.status()["state"] == "finished"
+
+
+def test_nodes_started_in_any_order_exchange_with_their_neighbours_only(tmp_path: Path) -> None:
+    """A ring of four: each node is late for somebody, all finish, and 1 never hears of 3."""
+    peers = write_run(tmp_path, ring(4), policy="uniform", epochs=60)
+    with started(peers, 3, 1) as nodes:
+        wait_until(lambda: nodes[1].status().get("ready"), what="node 1 ready")
+        for node_id in (4, 2):
+            nodes[node_id] = NodeProcess(peers, node_id)
+        finish_all(nodes)
+        for node_id, node in nodes.items():
+            status = node.status()
+            expected = {str(j) for j in ring(4).neighbors(node_id)}
+            assert set(status["neighbors"]) == expected
+            assert set(status["chosen"]) <= expected
+            assert all(row["accepted"] > 0 for row in status["neighbors"].values())
+
+
+def test_a_node_that_comes_late_finds_its_neighbours_snapshots_at_once(tmp_path: Path) -> None:
+    """It uses one in its very first lines of metrics, though the others have finished training."""
+    peers = write_run(
+        tmp_path, ring(3), policy="uniform", epochs=10, cooperation={"consider_probability": 1.0}
+    )
+    with started(peers, 1, 2) as nodes:
+        wait_until(
+            lambda: all(n.status().get("state") == "lingering" for n in nodes.values()), what="two finished"
+        )
+        nodes[3] = NodeProcess(peers, 3)
+        finish_all(nodes)
+        lines = nodes[3].metrics()
+        assert sum(line["skipped"] for line in lines) < 10
+        assert sum(sum(line["chosen"].values()) for line in lines) > 30
+
+
+def test_a_killed_node_resumes_and_is_heard_again(tmp_path: Path) -> None:
+    """`kill -9` in mid-run: it comes back from its checkpoint with a higher boot, and its neighbour accepts it."""
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=200, checkpoint={"every_epochs": 5})
+    with started(peers, 1, 2) as nodes:
+        wait_until(lambda: list_checkpoints(nodes[2].directory), what="a checkpoint of node 2")
+        nodes[2].kill()
+        saved = load_newest(nodes[2].directory).meta
+        heard = nodes[1].status()["neighbors"]["2"]["accepted"]
+        nodes[2] = NodeProcess(peers, 2)
+        wait_until(
+            lambda: nodes[1].status()["neighbors"]["2"]["accepted"] > heard + 2, what="node 2 heard again"
+        )
+        finish_all(nodes)
+        assert nodes[2].status()["boot"] == saved.boot + 1
+        cycles = [line["cycle"] for line in nodes[2].metrics() if line["boot"] == 2]
+        assert saved.cycle < cycles[0] <= saved.cycle + 10
+
+
+def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> None:
+    """Exit status 0, state `stopped`, not one cycle lost."""
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=100)
+    with started(peers, 1, 2) as nodes:
+        wait_until(lambda: nodes[1].status().get("cycle", 0) >= 20, what="20 cycles")
+        nodes[1].process.send_signal(signal.SIGTERM)
+        code, errors = nodes[1].finish(10)
+        assert code == 0, errors
+        assert nodes[1].status()["state"] == "stopped"
+        stopped = load_newest(nodes[1].directory).meta.cycle
+        assert stopped >= 20
+        nodes[1] = NodeProcess(peers, 1)
+        finish_all(nodes)
+        assert min(line["cycle"] for line in nodes[1].metrics() if line["boot"] == 2) <= stopped + 10
+
+
+def final_files(folder: Path, node_ids: tuple[int, ...]) -> dict[int, tuple[str, bytes]]:
+    """Name and content of each node's last checkpoint."""
+    newest = {node_id: list_checkpoints(folder / "nodes" / str(node_id))[-1] for node_id in node_ids}
+    return {node_id: (path.name, path.read_bytes()) for node_id, path in newest.items()}
+
+
+@pytest.mark.parametrize("policy", ["uniform", "info-gain"])
+def test_lockstep_runs_with_one_seed_end_in_equal_files_even_after_kill_9(
+    tmp_path: Path, policy: str
+) -> None:
+    """Weights, optimiser and random states of all nodes, bit for bit: twice undisturbed, once with a node killed.
+
+    37 cycles in blocks of 10 end in a short block; nodes of unequal size run through different numbers of cycles.
+    """
+    settings: dict[str, Any] = {
+        "policy": policy,
+        "lockstep": True,
+        "epochs": 37,
+        "exchange": {"publish_every_cycles": 10},
+    }
+    graph, files = ring(3), []
+    for name in ("first", "second", "killed"):
+        peers = write_run(tmp_path / name, graph, images=20, **settings)
+        save_shard(tmp_path / name / "shards" / "node-2.npz", Shard(np.full((35, 8, 8, 1), 9, np.uint8)))
+        with started(peers, *graph.ids) as nodes:
+            if name == "killed":
+                wait_until(
+                    lambda nodes=nodes: len(list_checkpoints(nodes[1].directory)) >= 2,
+                    what="two blocks of node 1",
+                )
+                nodes[1].kill()
+                nodes[1] = NodeProcess(peers, 1)
+            finish_all(nodes)
+            assert all(
+                node.status()["boot"] == (2 if name == "killed" and i == 1 else 1)
+                for i, node in nodes.items()
+            )
+        files.append(final_files(tmp_path / name, graph.ids))
+    assert files[0][2][0] == "cycle-00000111.safetensors"
+    assert files[0] == files[1]
+    assert files[0] == files[2]
+
+
+def test_a_lockstep_node_stopped_in_mid_block_resumes_to_the_same_end(tmp_path: Path) -> None:
+    """SIGTERM saves between two publishes; the blocks in use come back from the checkpoint."""
+    settings: dict[str, Any] = {"lockstep": True, "epochs": 20, "exchange": {"publish_every_cycles": 25}}
+    files = []
+    for name in ("straight", "stopped"):
+        peers = write_run(tmp_path / name, complete(2), policy="info-gain", **settings)
+        with started(peers, 1, 2) as nodes:
+            if name == "stopped":
+                wait_until(lambda nodes=nodes: nodes[1].status().get("cycle", 0) > 0, what="the first cycles")
+                nodes[1].process.send_signal(signal.SIGTERM)
+                assert nodes[1].finish(10)[0] == 0
+                nodes[1] = NodeProcess(peers, 1)
+            finish_all(nodes)
+        files.append(final_files(tmp_path / name, (1, 2)))
+    assert files[0] == files[1]
+
+
+def test_nodes_of_different_architectures_train_together(tmp_path: Path) -> None:
+    """Each keeps its own structure and uses the other's."""
+    wide = {"discriminator_widths": [6, 12], "generator_widths": [6], "latent_size": 12}
+    peers = write_run(
+        tmp_path, complete(2), policy="info-gain", epochs=20, lockstep=True, architecture={"wide": wide}
+    )
+    text = peers.read_text(encoding="utf-8")
+    peers.write_text(
+        text.replace("[[peer]]\nid = 2\n", '[[peer]]\nid = 2\narchitecture = "wide"\n'), encoding="utf-8"
+    )
+    with started(peers, 1, 2) as nodes:
+        finish_all(nodes)
+        assert load_newest(nodes[1].directory).meta.architecture == "paper"
+        assert load_newest(nodes[2].directory).meta.architecture == "wide"
+        for node in nodes.values():
+            assert sum(node.status()["chosen"].values()) > 0
+
+
+def frame_bytes(architecture: Architecture, weights: dict[str, torch.Tensor]) -> int:
+    """Size of a frame of node 1 in the test run, whose discriminator has these weights."""
+    expected = schema("paper", architecture, 8, 1)
+    arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+    snapshot = Snapshot("test-run", 1, expected.arch_id, 1, 1, 1, done=False, blocks=(arrays,))
+    return len(encode(snapshot, expected, "float32"))
+
+
+def test_what_crosses_the_wire_is_snapshots_and_none_of_it_is_plain(tmp_path: Path) -> None:
+    """Node 1 publishes to two neighbours through a relay: bytes = frame x publishes x neighbours, within 2%.
+
+    The discriminator is the paper's at 8x8, 55 kB, since a handshake of 1 kB would drown out a smaller one.
+    """
+    architecture = Architecture(discriminator_widths=(64, 64, 12), generator_widths=(8,))
+    tables = {"paper": architecture.model_dump(mode="json")}
+    peers = write_run(tmp_path, complete(3), policy="uniform", epochs=25, architecture=tables)
+    text = peers.read_text(encoding="utf-8")
+    address = next(line for line in text.splitlines() if line.startswith("address = ")).split('"')[1]
+    port = int(address.rpartition(":")[2])
+    with Relay(("127.0.0.1", port)) as relay:
+        relayed = text.replace(f'"{address}"', f'"{relay.address}"\nbind = "{address}"', 1)
+        peers.write_text(relayed, encoding="utf-8")
+        with started(peers, 1, 2, 3) as nodes:
+            finish_all(nodes)
+            reported = nodes[1].metrics()[-1]["bytes_out"]
+            status, weights = nodes[1].status(), load_newest(nodes[1].directory).part("discriminator")
+    passed = sum(len(stream) for stream in relay.streams)
+    assert len(status["neighbors"]) == 2
+    assert passed >= reported > 0
+    # What followed the last line of metrics is the final frame, its repeats while lingering, and nothing else.
+    frame = frame_bytes(architecture, weights)
+    assert reported % frame == 0, f"{reported} bytes are no whole number of frames"
+    assert (passed - reported) % frame < 0.02 * passed
+    needle = weights["last.weight"].numpy().tobytes()[:64]
+    assert len(set(needle)) > 16
+    assert all(needle not in stream and MAGIC not in stream for stream in relay.streams)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (('"test-run"', '"test-run"\npolcy = "alone"'), ("peers.toml", "polcy", "policy?")),
+        (("epochs = 1\n", "epochs = 0\n"), ("peers.toml", "epochs = 0")),
+        (("shards/node-{id}.npz", "nowhere/{id}.npz"), ("nowhere/1.npz", "no such file")),
+        (("keys/node-{id}.key", "nokeys/{id}.key"), ("nokeys/1.key",)),
+        (("size = 0", "size = 20"), ("node-1.npz", "8x8x1", "20x20x1")),
+        (("batch_size = 10", "batch_size = 1000"), ("batch_size", "1000", "40")),
+        (("neighbors = [2]", "neighbors = []"), ("peers.toml", "1", "2")),
+        (("[[peer]]\nid = 1\n", '[[peer]]\nid = 1\narchitecture = "huge"\n'), ("huge", "paper")),
+    ],
+)
+def test_a_wrong_file_or_setting_is_one_line_and_status_2(
+    tmp_path: Path, change: tuple[str, str], parts: tuple[str, ...]
+) -> None:
+    """No traceback, and nothing is trained."""
+    peers = write_run(tmp_path, complete(2), epochs=1)
+    text = peers.read_text(encoding="utf-8")
+    assert change[0] in text
+    peers.write_text(text.replace(*change, 1), encoding="utf-8")
+    with started(peers, 1) as nodes:
+        code, errors = nodes[1].finish()
+    assert code == 2
+    assert errors.startswith("dgan-node: error: ")
+    assert errors.count("\n") == 1
+    for part in parts:
+        assert part in errors
+
+
+def test_an_unknown_id_is_one_line_and_status_2(tmp_path: Path) -> None:
+    """It names the ids that exist."""
+    with started(write_run(tmp_path, ring(3)), 9) as nodes:
+        code, errors = nodes[9].finish()
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "9" in errors
+    assert "1, 2, 3" in errors
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path: Path) -> None:
+    """The line names the file and both runs."""
+    peers = write_run(tmp_path, complete(2), policy="alone", epochs=2)
+    with started(peers, 1) as nodes:
+        finish_all(nodes)
+    peers.write_text(peers.read_text(encoding="utf-8").replace('"test-run"', '"other-run"'), encoding="utf-8")
+    with started(peers, 1) as nodes:
+        code, errors = nodes[1].finish()
+        assert code == 2
+        assert "test-run" in errors
+        assert "other-run" in errors
+        assert load_newest(nodes[1].directory).meta.run_id == "test-run"
+
+
+def test_a_taken_port_and_a_taken_directory_are_one_line_each(tmp_path: Path) -> None:
+    """A second process of the same node changes nothing for the first."""
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=400)
+    with started(peers, 1) as nodes:
+        wait_until(lambda: nodes[1].status().get("ready"), what="node 1 ready")
+        second = NodeProcess(peers, 1)
+        code, errors = second.finish()
+        assert code == 2
+        assert "another process" in errors
+        text = peers.read_text(encoding="utf-8").replace("nodes/{id}", "elsewhere/{id}")
+        (tmp_path / "copy.toml").write_text(text, encoding="utf-8")
+        code, errors = NodeProcess(tmp_path / "copy.toml", 1).finish()
+        assert code == 2
+        assert errors.count("dgan-node: error") == 1
+        assert nodes[1].process.poll() is None
