@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from relay import Relay
-from runs import NodeProcess, started, wait_until, write_run
 
+from harness import NodeProcess, started, wait_until, write_run
 from node.checkpoint import list_checkpoints, load_newest
 from node.config import Architecture
 from node.shards import Shard, save_shard
 from node.snapshots import schema
+from relay import Relay
 from topology.graph import complete, ring
 from transport.wire import MAGIC, Snapshot, encode
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import zmq
-from nets import DEADLINE_S, KEYS, Net, Relay, frame, free_address, neighbor, open_net, order, pair, until
 
+from nets import DEADLINE_S, KEYS, Net, Relay, frame, free_address, neighbor, open_net, order, pair, until
 from transport.errors import LocalError
 from transport.link import Link, LinkSettings
 

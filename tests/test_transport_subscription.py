@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
+
 from nets import (
     DEADLINE_S,
     SCHEMA,
@@ -22,7 +23,6 @@ from nets import (
     pair,
     until,
 )
-
 from transport.link import Link
 from transport.wire import Expected
 
