@@ -1,0 +1,1 @@
+"""Offline evaluation; reads checkpoints and data, never a socket."""

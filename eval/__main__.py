@@ -1,0 +1,297 @@
+"""dgan-eval: judges finished or running nodes by their checkpoints; never opens a socket."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from eval.collect import Collected
+from eval.collect import collect as join
+from eval.results import (
+    PROBE_FILE,
+    QUALITY_FILE,
+    ProbeResult,
+    QualityResult,
+    QualityScores,
+    write_result,
+)
+from eval.runs import RunDirectory, read_runs
+from topology.errors import InputError
+
+# scikit-learn and matplotlib take seconds to load; `--help` and a wrong directory shall not. So commands import them.
+
+_EXIT_FAILURE, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+Tell = Callable[[str], None]
+
+_runs_argument = click.argument(
+    "run_dirs", metavar="RUN_DIR…", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+_nodes_option = click.option(
+    "--node", "node_ids", type=int, multiple=True, help="Only this node; may be given several times."
+)
+_seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the evaluation."
+)
+
+
+class _Commands(click.Group):
+    """Answers bad input with one line and status 2, a failing system with one line and status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+            _fail(f"{error.format_message().rstrip('.')}{hint}", _EXIT_USAGE)
+        except InputError as error:
+            _fail(str(error), _EXIT_USAGE)
+        except MemoryError as error:
+            _fail(f"out of memory ({error})", _EXIT_FAILURE)
+        except OSError as error:
+            _fail(str(error), _EXIT_FAILURE)
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing written before is lost", _EXIT_INTERRUPTED)
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    click.echo(f"dgan-eval: error: {line}", err=True)
+    raise click.exceptions.Exit(status)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dgan", message="%(version)s")
+def main() -> None:
+    r"""Judges the nodes of a run by their checkpoints.
+
+    \b
+    Example:
+      dgan-eval probe runs/ring
+      dgan-eval quality runs/ring
+      dgan-eval report runs/ring
+    """
+
+
+@main.command()
+@click.argument("dirs", metavar="DIR…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Run directory to make or add to."
+)
+@_json_option
+def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
+    r"""Join node folders copied from several machines into one run directory.
+
+    A DIR is a run directory with whatever nodes it holds, or one node's own folder. All must be of one run; of two
+    copies of a node the newer stays. Secret keys are not copied.
+
+    \b
+    Example:
+      dgan-eval collect from-berlin/ring from-athens/ring -o runs/ring
+    """
+    collected = join(dirs, output)
+    click.echo(_to_json(collected) if as_json else _collected_text(collected))
+
+
+@main.command()
+@_runs_argument
+@_nodes_option
+@_seed_option
+@click.option(
+    "--floors/--no-floors", default=True, show_default=True, help="Probe raw pixels and an untrained D too."
+)
+@_json_option
+def probe(
+    run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, floors: bool, as_json: bool
+) -> None:
+    r"""Measure each node's features: the test error of an SVM on every layer of its D (Table 1).
+
+    Kernel, C and gamma are chosen on a held-out tenth of the node's own training images. The floors are the same SVM
+    on raw pixels and on a D that was never trained. Writes RUN_DIR/eval/probe.json.
+
+    \b
+    Example:
+      dgan-eval probe runs/alone runs/uniform runs/info-gain
+    """
+    runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
+    from eval import probe as probes  # noqa: PLC0415 - see the top of the file
+
+    steps = sum(len(ids) for _, ids in runs) * len(probes.sources(floors=floors))
+    results = []
+    with _progress(steps) as tell:
+        for run, ids in runs:
+            result = probes.probe(run, ids, seed, floors=floors, tell=tell)
+            write_result(run.evaluation / PROBE_FILE, result)
+            results.append(result)
+    click.echo(_to_json(results) if as_json else "\n\n".join(_probe_text(result) for result in results))
+
+
+@main.command()
+@_runs_argument
+@_nodes_option
+@_seed_option
+@_json_option
+def quality(run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, as_json: bool) -> None:
+    r"""Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
+
+    Distances are taken in the features of a small classifier of the run's own training images, against the test
+    images. Writes RUN_DIR/eval/quality.json.
+
+    \b
+    Example:
+      dgan-eval quality runs/info-gain
+    """
+    runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
+    from eval.classifier import CLASSIFIER_FILE  # noqa: PLC0415 - see the top of the file
+    from eval.quality import quality as judge  # noqa: PLC0415 - the same
+
+    caches = [run.evaluation / CLASSIFIER_FILE for run, _ in runs]
+    results = []
+    with _progress(sum(len(ids) + 2 for _, ids in runs)) as tell:
+        for run, ids in runs:
+            result = judge(run, ids, seed, caches, tell)
+            write_result(run.evaluation / QUALITY_FILE, result)
+            results.append(result)
+    click.echo(_to_json(results) if as_json else "\n\n".join(_quality_text(result) for result in results))
+
+
+@main.command()
+@_runs_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The HTML file; by default RUN_DIR/eval/report.html, or report.html here for several runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
+def report(run_dirs: tuple[Path, ...], output: Path | None, *, as_json: bool) -> None:
+    r"""Write one self-contained HTML file: Table 1's form, the graph, samples, curves, settings.
+
+    \b
+    Example:
+      dgan-eval report runs/alone runs/uniform runs/info-gain -o report.html
+    """
+    runs = read_runs(run_dirs)
+    from eval.report import write_report  # noqa: PLC0415 - see the top of the file
+
+    if output is None:
+        output = runs[0].evaluation / "report.html" if len(runs) == 1 else Path("report.html")
+    path = write_report(runs, output)
+    click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+
+
+def _chosen_nodes(run: RunDirectory, node_ids: Sequence[int]) -> list[int]:
+    """The nodes asked for, or all; each checked to exist."""
+    return sorted({run.node(node_id).id for node_id in node_ids}) or [node.id for node in run.nodes]
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Tell]:
+    """A bar on a terminal, a plain line for each step elsewhere; both on standard error."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: click.echo(line, err=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=steps)
+        begun = False
+
+        def tell(line: str) -> None:
+            nonlocal begun
+            bar.update(task, description=line, advance=int(begun))
+            begun = True
+
+        yield tell
+
+
+def _to_json(found: Collected | Sequence[ProbeResult] | Sequence[QualityResult]) -> str:
+    many = (
+        [dataclasses.asdict(result) for result in found]
+        if isinstance(found, Sequence)
+        else dataclasses.asdict(found)
+    )
+    return json.dumps(many, indent=1, default=str)
+
+
+def _collected_text(collected: Collected) -> str:
+    lines = [f"run {collected.run_id} in {collected.output}"]
+    lines += [f"node {node}: taken from {source}" for node, source in collected.taken.items()]
+    lines += [f"node {node}: already there, as new as any" for node in collected.kept]
+    lines += [f"node {node}: missing" for node in collected.missing]
+    return "\n".join(lines)
+
+
+def _probe_text(result: ProbeResult) -> str:
+    """The errors of every row; the headline, Table 1's row, is marked."""
+    from eval.probe import SOURCES  # noqa: PLC0415 - see the top of the file
+
+    ids = [node.node for node in result.rows[0].nodes]
+    head = ["error in %", "kernel", *(f"node {node_id}" for node_id in ids), "mean", "range"]
+    table = [head]
+    for row in result.rows:
+        name = SOURCES[row.source] + (
+            f", {'all layers' if row.layers == 'all' else 'layers 1+2'}" if row.layers else ""
+        )
+        errors = [f"{node.error:.2f}" for node in row.nodes]
+        span = f"{row.lowest:.2f}-{row.highest:.2f}"
+        table.append(
+            [f"{'* ' if row.headline else '  '}{name}", row.kernel, *errors, f"{row.mean:.2f}", span]
+        )
+    first = result.headline.nodes[0]
+    return (
+        f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
+        f"{_aligned(table)}\n"
+        f"* the paper's features; {first.test_images} test images, one standard error {first.standard_error:.2f}; "
+        "kernel, C and gamma chosen on held-out training images"
+    )
+
+
+def _quality_text(result: QualityResult) -> str:
+    head = ["", "KID", "sd", "FID", "classes", "precision", "recall", "density", "coverage"]
+    rows = [_quality_row("real images", result.real)]
+    rows += [_quality_row(f"node {node.node}", node.scores) for node in result.nodes]
+    return (
+        f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
+        f"{_aligned([head, *rows])}\n"
+        f"{result.real.images} images each against {result.reference_images} test images, in the features of a "
+        f"classifier with {result.classifier.test_error:.2f}% test error"
+    )
+
+
+def _quality_row(name: str, scores: QualityScores) -> list[str]:
+    shares = [scores.precision, scores.recall, scores.density, scores.coverage]
+    return [
+        name,
+        f"{scores.kid:.4f}",
+        f"{scores.kid_sd:.4f}",
+        f"{scores.fid:.2f}",
+        f"{scores.classes_covered}/{len(scores.class_shares)}",
+        *(f"{share:.3f}" for share in shares),
+    ]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> str:
+    """Columns side by side, the first to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in table
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

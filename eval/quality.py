@@ -1,0 +1,177 @@
+"""How good and how varied each node's generated images are, against the test images.
+
+Every distance is taken in the features of a small classifier of the run's own training images, so the figures compare
+runs on the same data, and not with figures from an Inception network. Real training images in place of generated
+ones give the reference point: no generator can be asked to do better than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval import classifier as classifiers
+from eval.classifier import CLASSIFIER_FILE, FEATURES, Classifier, Recipe
+from eval.features import check_images_fit, generated_images, trained_generator
+from eval.metrics import Vectors, confident_shares, frechet_distance, kernel_distance, neighborhoods
+from eval.probe import percent_wrong
+from eval.results import ClassifierCard, QualityNode, QualityResult, QualityScores
+from eval.runs import LabelledImages, RunDirectory
+from node.checkpoint import Checkpoint
+from node.models import Generator
+from topology.errors import InputError
+
+MAX_IMAGES = 10_000
+"""Images judged of each node: as many as there are test images, and at most these."""
+NEIGHBORS = 5
+CONFIDENCE = 0.9
+COVERED = 0.2
+"""A class is covered by this part of its even share: 2% of the images where there are ten classes."""
+_SUBSETS, _SUBSET_SIZE = 100, 1000
+
+
+def quality(
+    run: RunDirectory,
+    node_ids: Sequence[int],
+    seed: int,
+    caches: Sequence[Path] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> QualityResult:
+    """Judges the generators of a run's nodes.
+
+    Args:
+        run: The run.
+        node_ids: Which of its nodes.
+        seed: Of the noise, the subsets and the classifier.
+        caches: Classifier files of other runs, which may hold the same classifier already.
+        tell: Called with one line before the classifier, the real images and each node: len(node_ids) + 2 times.
+
+    Raises:
+        InputError: No labelled images, too few test images, or a checkpoint is missing or belongs elsewhere. All of
+            this is checked before the long work begins.
+    """
+    test = run.test_images()
+    count = _image_count(test)
+    generators = {node_id: _generator(run, node_id, test) for node_id in node_ids}
+    images, labels = training_pool(run, test)
+    tell(f"{run.run_id}: classifier of {len(labels)} images")
+    model, card = _classifier(run, images, labels, test, seed, caches)
+    reference = classifiers.describe(model, test.images)
+    tell(f"{run.run_id}: real images")
+    sample = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
+    real = score(model, images[sample], reference, seed)
+    nodes = []
+    for node_id, (checkpoint, generator) in generators.items():
+        tell(f"{run.run_id}: node {node_id}, {count} generated images")
+        scores = score(model, generated_images(generator, count, seed), reference, seed)
+        nodes.append(QualityNode(node_id, run.below(checkpoint.path), checkpoint.meta.cycle, scores))
+    about = (run.run_id, run.settings.policy, test.data_set, seed, test.classes, len(test.images))
+    return QualityResult(*about, card, real, tuple(nodes))
+
+
+def score(
+    model: Classifier, images_MHWC: NDArray[np.uint8], reference_Nn: Vectors, seed: int
+) -> QualityScores:
+    """All figures of one set of images.
+
+    Args:
+        model: Gives features and judgements.
+        images_MHWC: The images to judge.
+        reference_Nn: Features of the test images.
+        seed: Of KID's subsets.
+    """
+    features_Mn = classifiers.describe(model, images_MHWC)
+    shares = confident_shares(classifiers.judge(model, images_MHWC), CONFIDENCE)
+    needed = COVERED / len(shares)
+    size = max(2, min(_SUBSET_SIZE, len(features_Mn) // 2, len(reference_Nn) // 2))
+    kid = kernel_distance(reference_Nn, features_Mn, _SUBSETS, size, np.random.default_rng(seed))
+    near = neighborhoods(reference_Nn, features_Mn, NEIGHBORS)
+    return QualityScores(
+        images=len(images_MHWC),
+        kid=kid.mean,
+        kid_sd=kid.sd,
+        kid_subsets=kid.subsets,
+        kid_subset_size=kid.subset_size,
+        fid=frechet_distance(reference_Nn, features_Mn),
+        precision=near.precision,
+        recall=near.recall,
+        density=near.density,
+        coverage=near.coverage,
+        neighbors=near.neighbors,
+        confident=float(sum(shares)),
+        class_shares=shares,
+        classes_covered=sum(share >= needed for share in shares),
+        confidence_needed=CONFIDENCE,
+        class_share_needed=needed,
+    )
+
+
+def training_pool(run: RunDirectory, test: LabelledImages) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The labelled training images of all nodes together, (N, H, W, C) and (N,).
+
+    In the order of the data set where the shards tell it, so that every split of the same images gives the same
+    classifier. Nodes whose shards are elsewhere, or without labels, are left out: shards are private.
+
+    Raises:
+        InputError: No node's shard is here with labels, or a shard does not fit the test images.
+    """
+    shards: list[LabelledImages] = []
+    refusals: list[InputError] = []
+    for node in run.nodes:
+        try:
+            shards.append(run.training_images(node.id))
+        except InputError as error:
+            refusals.append(error)
+    if not shards:
+        raise refusals[0]
+    for shard in shards:
+        if shard.image_shape != test.image_shape or int(shard.labels.max()) >= len(test.classes):
+            problem = f"images of {shard.image_shape} (size, channels), labels up to {shard.labels.max()}"
+            mend = f"as the test images: {test.image_shape}, labels up to {len(test.classes) - 1}"
+            raise InputError(shard.path, problem, mend)
+    images = np.concatenate([shard.images for shard in shards])
+    labels = np.concatenate([shard.labels for shard in shards])
+    indexes = [shard.index for shard in shards if shard.index is not None]
+    if len(indexes) == len(shards):
+        order = np.argsort(np.concatenate(indexes), kind="stable")
+        images, labels = images[order], labels[order]
+    return images, labels
+
+
+def _image_count(test: LabelledImages) -> int:
+    count = min(MAX_IMAGES, len(test.images))
+    if count <= NEIGHBORS:
+        mend = f"at least {NEIGHBORS + 1}, for {NEIGHBORS} neighbours"
+        raise InputError(test.path, f"{count} test images", mend)
+    return count
+
+
+def _generator(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple[Checkpoint, Generator]:
+    checkpoint = run.checkpoint(node_id)
+    check_images_fit(checkpoint, test)
+    return checkpoint, trained_generator(run, checkpoint)
+
+
+def _classifier(
+    run: RunDirectory,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    test: LabelledImages,
+    seed: int,
+    caches: Sequence[Path],
+) -> tuple[Classifier, ClassifierCard]:
+    """The classifier of these training images, from a cache where there is one, and what is known of it."""
+    recipe, classes = Recipe(seed=seed), len(test.classes)
+    made_from = classifiers.digest(images, labels, classes, recipe)
+    own = run.evaluation / CLASSIFIER_FILE
+    model = Classifier(images.shape[3], classes, recipe.widths)
+    found = next((path for path in (own, *caches) if classifiers.load(path, model, made_from)), None)
+    if found is None:
+        model = classifiers.train(images, labels, classes, recipe)
+    if found != own:
+        classifiers.save(own, model, made_from)
+    wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
+    return model, ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)

@@ -1,0 +1,254 @@
+"""What `probe` and `quality` find, and the files they leave: RUN/eval/probe.json and RUN/eval/quality.json.
+
+The files hold exactly the dataclasses below, field by field; tuples are JSON arrays. Errors and shares of errors are
+in percent, shares of images are fractions of 1. A figure stands beside the checkpoint, cycle, seed and counts that it
+came from. Nothing here needs torch or scikit-learn, so that a report can be written without either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from topology.errors import InputError
+
+PROBE_FILE, QUALITY_FILE = "probe.json", "quality.json"
+
+Source = Literal["discriminator", "untrained", "pixels"]
+Layers = Literal["all", "first-two"]
+Kernel = Literal["linear", "rbf"]
+
+_Result = TypeVar("_Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeNode:
+    """One node's error in one row of the probe.
+
+    Attributes:
+        node: Id.
+        error: Wrong test images in percent.
+        standard_error: Binomial standard error of `error`, in percentage points.
+        test_images: Count behind `error`.
+        training_images: The node's own images, which the SVM learned from.
+        held_out_images: Those of them set aside while the hyperparameters were chosen.
+        held_out_error: Wrong images in percent among the held-out ones, at the chosen hyperparameters.
+        features: Numbers that describe an image.
+        kernel: The SVM's kernel.
+        c: The SVM's cost of an error.
+        gamma: Width of the RBF kernel on features of mean norm 1; None for a linear kernel.
+        checkpoint: File below the run directory; None for the floors, which have none.
+        cycle: Turn of Algorithm 1 that the checkpoint was saved after; None for the floors.
+    """
+
+    node: int
+    error: float
+    standard_error: float
+    test_images: int
+    training_images: int
+    held_out_images: int
+    held_out_error: float
+    features: int
+    kernel: Kernel
+    c: float
+    gamma: float | None
+    checkpoint: str | None
+    cycle: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeRow:
+    """One way to describe and classify an image, over every node.
+
+    Attributes:
+        source: `discriminator`: the node's own trained D; the two floors are `untrained`, a D drawn by the
+            node's rule of initialisation and given the batch normalisation statistics of the node's images, and
+            `pixels`.
+        layers: `all`: the outputs of every layer, concatenated as in the paper; `first-two`: those of layers 1 and 2,
+            each scaled to mean norm 1; None for pixels.
+        kernel: `linear`, `rbf`, or `chosen`: for each node the one with fewer errors on its held-out images.
+        headline: The row to set beside Table 1: trained, all layers, kernel chosen.
+        mean: Mean error over the nodes, in percent.
+        lowest: Lowest error of a node, in percent.
+        highest: Highest error of a node, in percent.
+        nodes: Every node, by id.
+    """
+
+    source: Source
+    layers: Layers | None
+    kernel: Literal["linear", "rbf", "chosen"]
+    headline: bool
+    mean: float
+    lowest: float
+    highest: float
+    nodes: tuple[ProbeNode, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeResult:
+    """probe.json: errors of an SVM on each node's features (section 4, Table 1).
+
+    Attributes:
+        run_id: Name of the run.
+        policy: `alone`, `uniform` or `info-gain`.
+        data_set: Name of the data set.
+        seed: Seed of the held-out choice and of the untrained discriminators.
+        rows: Exactly one of them is the headline.
+    """
+
+    run_id: str
+    policy: str
+    data_set: str
+    seed: int
+    rows: tuple[ProbeRow, ...]
+
+    @property
+    def headline(self) -> ProbeRow:
+        """The row to set beside Table 1."""
+        return next(row for row in self.rows if row.headline)
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityScores:
+    """How near a set of images comes to the test images, in the classifier's features.
+
+    Attributes:
+        images: Images judged; FID falls with their number, so compare equal counts only.
+        kid: Kernel inception distance, unbiased, mean over subsets; 0 is perfect and it may be slightly negative.
+        kid_sd: Standard deviation over the subsets.
+        kid_subsets: Number of subsets.
+        kid_subset_size: Images in a subset.
+        fid: Fréchet distance of the two Gaussians; 0 is perfect.
+        precision: Share of the images that lie among the test images.
+        recall: Share of the test images that lie among the images.
+        density: How densely test images surround the images; 1 is perfect, more is possible.
+        coverage: Share of the test images that have an image near them.
+        neighbors: k of the four above.
+        confident: Share of the images that the classifier is sure of.
+        class_shares: For each class, the share of the images confidently judged to be of it.
+        classes_covered: Classes with at least `class_share_needed` of the images.
+        confidence_needed: Least probability of a confident judgement.
+        class_share_needed: Least share that covers a class.
+    """
+
+    images: int
+    kid: float
+    kid_sd: float
+    kid_subsets: int
+    kid_subset_size: int
+    fid: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    neighbors: int
+    confident: float
+    class_shares: tuple[float, ...]
+    classes_covered: int
+    confidence_needed: float
+    class_share_needed: float
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityNode:
+    """One node's generated images.
+
+    Attributes:
+        node: Id.
+        checkpoint: File below the run directory.
+        cycle: Turn of Algorithm 1 that it was saved after.
+        scores: Against the test images.
+    """
+
+    node: int
+    checkpoint: str
+    cycle: int
+    scores: QualityScores
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierCard:
+    """The classifier whose features and judgements the figures rest on.
+
+    Attributes:
+        test_error: Wrong test images in percent.
+        training_images: Images of all nodes together that it learned from.
+        features: Length of its penultimate layer.
+        digest: xxh3-128 of the images, the labels and the recipe.
+    """
+
+    test_error: float
+    training_images: int
+    features: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityResult:
+    """quality.json: the generated images of every node against the test images.
+
+    Attributes:
+        run_id: Name of the run.
+        policy: `alone`, `uniform` or `info-gain`.
+        data_set: Name of the data set.
+        seed: Seed of the noise, the subsets and the classifier.
+        classes: Names of the classes, in the order of `class_shares`.
+        reference_images: Test images compared with.
+        classifier: Where features and judgements come from.
+        real: Real training images in place of generated ones: what a perfect generator would score.
+        nodes: Every node, by id.
+    """
+
+    run_id: str
+    policy: str
+    data_set: str
+    seed: int
+    classes: tuple[str, ...]
+    reference_images: int
+    classifier: ClassifierCard
+    real: QualityScores
+    nodes: tuple[QualityNode, ...]
+
+
+def write_result(path: Path, result: ProbeResult | QualityResult) -> None:
+    """Writes a result so that the file is either whole or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_probe(evaluation: Path) -> ProbeResult | None:
+    """RUN/eval/probe.json, or None where there is none.
+
+    Raises:
+        InputError: The file is no result of `dgan-eval probe`.
+    """
+    return _read(evaluation / PROBE_FILE, ProbeResult)
+
+
+def read_quality(evaluation: Path) -> QualityResult | None:
+    """RUN/eval/quality.json, or None where there is none.
+
+    Raises:
+        InputError: The file is no result of `dgan-eval quality`.
+    """
+    return _read(evaluation / QUALITY_FILE, QualityResult)
+
+
+def _read(path: Path, kind: type[_Result]) -> _Result | None:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        mend = f"make it anew with `dgan-eval {path.stem}`"
+        raise InputError(path, f"{field}: {first['msg']}", mend) from None

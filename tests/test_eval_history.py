@@ -1,0 +1,79 @@
+"""Reading metrics.jsonl and status.json, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from eval.history import History, read_history, read_status
+
+
+def history_of(path: Path, *lines: object) -> History:
+    """Reads these lines back; text is written as it is."""
+    texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return read_history(path)
+
+
+def test_the_later_of_two_lines_of_one_cycle_counts(tmp_path: Path) -> None:
+    """A resumed node repeats cycles; their counts are not added twice."""
+    history = history_of(
+        tmp_path / "m",
+        {"cycle": 10, "chosen": {"2": 3}},
+        {"cycle": 20, "chosen": {"2": 1}},
+        {"cycle": 20, "chosen": {"2": 4}},
+    )
+    assert history.cycles.tolist() == [10, 20]
+    assert history.chosen(2) == 7
+    assert history.chosen(9) == 0
+
+
+def test_bytes_and_time_are_summed_over_boots(tmp_path: Path) -> None:
+    """They count from the node's start, so each boot adds its highest; repeated cycles were sent all the same."""
+    history = history_of(
+        tmp_path / "m",
+        {"cycle": 10, "boot": 1, "bytes_out": 100, "bytes_in": 10, "time_s": 1.0},
+        {"cycle": 20, "boot": 1, "bytes_out": 200, "bytes_in": 20, "time_s": 2.0},
+        {"cycle": 20, "boot": 2, "bytes_out": 50, "bytes_in": 5, "time_s": 0.5},
+    )
+    assert (history.bytes_out, history.bytes_in, history.seconds) == (250, 25, 2.5)
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    """A torn last line, other JSON, and a line without a cycle."""
+    history = history_of(
+        tmp_path / "m", {"cycle": 10, "d_loss": 1.5}, "[1]", {"d_loss": 2}, '{"cycle": 20, "d_l'
+    )
+    assert history.series("d_loss").tolist() == [1.5]
+
+
+@pytest.mark.parametrize("value", [None, "text", True, [1]])
+def test_what_is_no_number_is_missing(tmp_path: Path, value: object) -> None:
+    """A null loss is a gap in the curve, not a crash."""
+    history = history_of(tmp_path / "m", {"cycle": 10, "neighbor_loss": value, "kl": value})
+    assert math.isnan(history.mean("neighbor_loss"))
+    assert math.isnan(history.neighbor_mean("kl", 2))
+    assert history.total("neighbor_loss") == 0
+
+
+def test_means_leave_gaps_out(tmp_path: Path) -> None:
+    """The mean is over the lines that have a value."""
+    history = history_of(
+        tmp_path / "m", {"cycle": 1, "kl": {"2": 1.0}}, {"cycle": 2, "kl": {}}, {"cycle": 3, "kl": {"2": 3.0}}
+    )
+    assert history.neighbor_mean("kl", 2) == 2.0
+
+
+def test_missing_files_are_empty(tmp_path: Path) -> None:
+    """A node that never ran has no history and no status."""
+    assert not read_history(tmp_path / "none")
+    assert read_status(tmp_path / "none") == {}
+
+
+def test_a_torn_status_is_empty(tmp_path: Path) -> None:
+    """Nothing is made up from half a file."""
+    (tmp_path / "status.json").write_text('{"state": "trai')
+    assert read_status(tmp_path / "status.json") == {}

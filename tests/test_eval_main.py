@@ -1,0 +1,179 @@
+"""dgan-eval: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from eval.__main__ import main
+from eval.classifier import Recipe
+from eval.results import read_probe, read_quality
+from node.shards import load_shard, save_shard
+
+MakeRun = Callable[..., Path]
+
+
+def _eval(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def _assert_one_line(result: Result, *parts: str) -> None:
+    """Status 2 and one line on standard error with all of the parts."""
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("dgan-eval: error: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.fixture
+def run_dir(make_toy_run: MakeRun, tmp_path: Path) -> Path:
+    """A run of three nodes on tiny images."""
+    return make_toy_run(tmp_path / "run")
+
+
+def test_probe_writes_its_result_and_prints_a_table(run_dir: Path) -> None:
+    """Each step is a plain line where there is no terminal, apart from the results."""
+    result = _eval("probe", run_dir, "--seed", "4")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[0] == "toy: node 1, trained D"
+    assert len(result.stderr.splitlines()) == 9
+    assert "run toy, policy uniform, data squares, seed 4" in result.stdout
+    assert "* trained D, all layers" in result.stdout
+    assert "raw pixels" in result.stdout
+    saved = read_probe(run_dir / "eval")
+    assert saved is not None
+    assert saved.seed == 4
+    assert f"{saved.headline.mean:.2f}" in result.stdout
+
+
+def test_probe_prints_json_that_equals_the_file(run_dir: Path) -> None:
+    """One result for each run, on standard output alone."""
+    result = _eval("probe", run_dir, "--json", "--no-floors", "--node", "3", "--node", "1")
+    assert result.exit_code == 0, result.output
+    (printed,) = json.loads(result.stdout)
+    assert printed == json.loads((run_dir / "eval" / "probe.json").read_text(encoding="utf-8"))
+    assert {row["source"] for row in printed["rows"]} == {"discriminator"}
+    assert [node["node"] for node in printed["rows"][0]["nodes"]] == [1, 3]
+
+
+def test_quality_judges_several_runs(
+    run_dir: Path, make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs on the same images share a classifier, so their figures can be compared."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=60))
+    other = make_toy_run(tmp_path / "other", run_id="other")
+    result = _eval("quality", run_dir, other)
+    assert result.exit_code == 0, result.output
+    assert "real images" in result.stdout
+    assert result.stdout.count("node 2") == 2
+    assert len(result.stderr.splitlines()) == 10
+    saved = [read_quality(path / "eval") for path in (run_dir, other)]
+    assert saved[0] is not None
+    assert saved[1] is not None
+    assert saved[0].classifier == saved[1].classifier
+    assert saved[0].run_id == "toy"
+    printed = json.loads(_eval("quality", run_dir, "--json", "--node", "1").stdout)
+    assert printed[0]["real"] == dataclasses.asdict(saved[0])["real"] | {
+        "class_shares": list(saved[0].real.class_shares)
+    }
+
+
+def test_collect_says_what_it_took_and_what_is_missing(run_dir: Path, tmp_path: Path) -> None:
+    """In words and as JSON."""
+    shutil.rmtree(run_dir / "nodes" / "2")
+    result = _eval("collect", run_dir, "-o", tmp_path / "joined")
+    assert result.exit_code == 0, result.output
+    assert f"node 1: taken from {run_dir / 'nodes' / '1'}" in result.stdout
+    assert "node 2: missing" in result.stdout
+    printed = json.loads(_eval("collect", run_dir, "-o", tmp_path / "joined", "--json").stdout)
+    assert (printed["missing"], printed["kept"], printed["taken"]) == ([2], [1, 3], {})
+
+
+def test_report_writes_its_file_into_the_only_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And beside the caller where there are several."""
+    asked: list[tuple[int, Path]] = []
+
+    def write(runs: list[object], output: Path) -> Path:
+        asked.append((len(runs), output))
+        return output
+
+    monkeypatch.setattr("eval.report.write_report", write)
+    result = _eval("report", run_dir)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(run_dir / "eval" / "report.html")
+    shutil.copytree(run_dir, run_dir.with_name("again"))
+    assert json.loads(_eval("report", run_dir, run_dir.with_name("again"), "--json").stdout) == {
+        "report": "report.html"
+    }
+    assert asked == [(1, run_dir / "eval" / "report.html"), (2, Path("report.html"))]
+
+
+@pytest.mark.parametrize("command", [(), ("collect",), ("probe",), ("quality",), ("report",)])
+def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
+    """The first thing that a newcomer asks for."""
+    result = _eval(*command, "--help")
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout
+    assert "dgan-eval" in result.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize("command", ["probe", "quality", "report"])
+def test_a_wrong_directory_is_one_line(command: str, tmp_path: Path) -> None:
+    """Without a traceback, and with status 2."""
+    _assert_one_line(_eval(command, tmp_path / "nowhere"), "nowhere: no such directory")
+    _assert_one_line(_eval(command, tmp_path), "not a run directory", "peers.toml")
+
+
+def test_wrong_usage_is_one_line(run_dir: Path) -> None:
+    """An unknown option or node, a seed that is no number."""
+    _assert_one_line(_eval("probe", run_dir, "--sed", "1"), "No such option", "dgan-eval: error")
+    _assert_one_line(_eval("probe", run_dir, "--seed", "x"), "--seed", "'x'")
+    _assert_one_line(_eval("probe", run_dir, "--node", "8"), "there is no node 8; the nodes are 1, 2, 3")
+    _assert_one_line(_eval("quality"), "Missing argument")
+
+
+def test_a_shard_without_labels_is_one_line(run_dir: Path) -> None:
+    """And nothing is written."""
+    path = run_dir / "shards" / "node-2.npz"
+    save_shard(path, dataclasses.replace(load_shard(path), labels=None))
+    _assert_one_line(_eval("probe", run_dir), "node-2.npz", "no labels")
+    assert not (run_dir / "eval").exists()
+
+
+def test_nodes_of_another_run_are_one_line(run_dir: Path, make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """For the probe and for quality."""
+    other = make_toy_run(tmp_path / "other", run_id="other")
+    shutil.rmtree(run_dir / "nodes")
+    shutil.copytree(other / "nodes", run_dir / "nodes")
+    for command in ("probe", "quality"):
+        _assert_one_line(
+            _eval(command, run_dir), "of run 'other'", "use the run directory that belongs to that run"
+        )
+
+
+def test_a_disk_that_refuses_is_one_line_and_status_1(run_dir: Path) -> None:
+    """It is no fault of the input."""
+    (run_dir / "eval").write_text("a file where the folder should be", encoding="utf-8")
+    result = _eval("probe", run_dir, "--no-floors", "--node", "1")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("dgan-eval: error: ")
+
+
+@pytest.mark.system
+def test_a_wrong_directory_is_told_without_loading_scikit_learn(tmp_path: Path) -> None:
+    """Answers to a slip of the keyboard come at once."""
+    script = "import sys; sys.argv[0] = 'dgan-eval'\nfrom eval.__main__ import main\n"
+    script += "try: main()\nfinally: print('sklearn' in sys.modules)"
+    command = [sys.executable, "-c", script, "probe", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,187 @@
+"""Generated images against test images, and the classifier that they are compared by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval import classifier as classifiers
+from eval.classifier import Classifier, Recipe, full_contrast, shuffled
+from eval.quality import quality, score, training_pool
+from eval.runs import read_run
+from node.shards import load_shard, save_shard
+from topology.errors import InputError
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def _short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares in corners are learned in a few steps."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=60))
+
+
+def test_contrast_is_stretched_image_by_image() -> None:
+    """A grey square on grey reads as a white one on black; a flat image as nothing."""
+    faint = torch.full((1, 1, 8, 8), 0.1)
+    faint[..., :4] = 0.3
+    strong = torch.full((1, 1, 8, 8), -1.0)
+    strong[..., :4] = 1.0
+    flat = torch.full((1, 1, 8, 8), 0.5)
+    stretched = full_contrast(torch.cat([faint, strong, flat]))
+    assert torch.allclose(stretched[:2], strong.expand(2, 1, 8, 8), atol=1e-5)
+    assert torch.equal(stretched[2:], torch.zeros(1, 1, 8, 8))
+
+
+def test_shuffled_images_keep_their_grey_levels_and_nothing_else() -> None:
+    """Without blur they are the same pixels elsewhere; with it, noise at full contrast all the same."""
+    images = torch.full((4, 1, 8, 8), -1.0)
+    images[..., :4, :4] = 1.0
+    seen = set()
+    for seed in range(12):
+        noise = shuffled(images, torch.Generator().manual_seed(seed))
+        assert noise.shape == images.shape
+        assert noise.amin() == -1
+        assert noise.amax() == 1
+        levels = len(set(noise.flatten().tolist()))
+        seen.add(levels == 2)
+        if levels == 2:
+            assert torch.equal(noise.sum(dim=(1, 2, 3)), images.sum(dim=(1, 2, 3)))
+            assert not torch.equal(noise, images)
+    assert seen == {True, False}
+
+
+def test_noise_is_no_class(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """A generator that never learned must not seem to cover classes."""
+    images = read_run(make_toy_run(tmp_path / "run")).training_images(1)
+    model = classifiers.train(images.images, images.labels, 3, Recipe(seed=0, steps=100))
+    noise = np.random.default_rng(0).normal(128, 30, (200, 8, 8, 1)).clip(0, 255).astype(np.uint8)
+    assert (classifiers.judge(model, noise).max(axis=1) > 0.9).mean() < 0.02
+    assert (classifiers.judge(model, images.images).max(axis=1) > 0.9).mean() > 0.95
+
+
+def test_equal_inputs_give_an_equal_classifier(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """So that runs on the same data are compared by the same features."""
+    images = read_run(make_toy_run(tmp_path / "run")).training_images(1)
+    recipe = Recipe(seed=1, steps=5)
+    models = [classifiers.train(images.images, images.labels, 3, recipe) for _ in range(2)]
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name])
+
+
+def test_the_digest_covers_images_labels_and_recipe() -> None:
+    """A cached classifier of other data must not be taken."""
+    images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 0, 1])
+    digests = {
+        classifiers.digest(images, labels, 2, Recipe(0)),
+        classifiers.digest(images + np.uint8(1), labels, 2, Recipe(0)),
+        classifiers.digest(images, labels[::-1], 2, Recipe(0)),
+        classifiers.digest(images, labels, 3, Recipe(0)),
+        classifiers.digest(images, labels, 2, Recipe(1)),
+    }
+    assert len(digests) == 5
+
+
+def test_a_classifier_is_read_back_only_with_its_digest(tmp_path: Path) -> None:
+    """A missing, foreign or torn file is no classifier; it is only a cache."""
+    path = tmp_path / "eval" / "classifier.safetensors"
+    model, other = Classifier(1, 3, (16, 32)), Classifier(1, 3, (16, 32))
+    assert not classifiers.load(path, other, "one")
+    classifiers.save(path, model, "one")
+    assert not classifiers.load(path, other, "two")
+    assert classifiers.load(path, other, "one")
+    assert torch.equal(model.last.weight, other.last.weight)
+    path.write_bytes(path.read_bytes()[:100])
+    assert not classifiers.load(path, other, "one")
+
+
+@pytest.mark.usefixtures("_short_training")
+def test_every_nodes_images_are_judged(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """With the real training images as the reference point, which the untrained generators do not reach."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    told: list[str] = []
+    result = quality(run, [1, 3], 0, tell=told.append)
+    assert len(told) == 4
+    assert result.classes == ("a", "b", "c")
+    assert result.reference_images == 60
+    assert result.classifier.training_images == 120
+    assert result.classifier.test_error < 2
+    assert result.real.images == 60
+    assert result.real.classes_covered == 3
+    assert result.real.class_share_needed == pytest.approx(0.2 / 3)
+    assert sum(result.real.class_shares) == pytest.approx(result.real.confident)
+    assert [node.node for node in result.nodes] == [1, 3]
+    for node in result.nodes:
+        assert node.checkpoint == f"nodes/{node.node}/checkpoints/cycle-00000030.safetensors"
+        assert node.scores.images == 60
+        assert node.scores.fid > 2 * result.real.fid
+        assert node.scores.kid > result.real.kid + result.real.kid_sd
+        assert node.scores.coverage < result.real.coverage
+
+
+@pytest.mark.usefixtures("_short_training")
+def test_the_classifier_is_trained_once(
+    make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays in the run's evaluation folder, and another run on the same data takes it from there."""
+    first, second = (read_run(make_toy_run(tmp_path / name)) for name in ("first", "second"))
+    result = quality(first, [1], 0)
+    monkeypatch.setattr(classifiers, "train", lambda *_: pytest.fail("trained again"))
+    assert quality(first, [1], 0) == result
+    cache = first.evaluation / classifiers.CLASSIFIER_FILE
+    assert quality(second, [1], 0, caches=[cache]).classifier == result.classifier
+    assert (second.evaluation / classifiers.CLASSIFIER_FILE).read_bytes() == cache.read_bytes()
+
+
+def test_a_grey_background_costs_distance_and_no_class(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Judgements see full contrast; distances see the images as they are."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    own, test = run.training_images(1), run.test_images()
+    model = classifiers.train(own.images, own.labels, 3, Recipe(seed=0, steps=60))
+    reference = classifiers.describe(model, test.images)
+    grey = (120 + own.images // 3).astype(np.uint8)
+    plain, faint = (score(model, images, reference, 0) for images in (own.images, grey))
+    assert faint.classes_covered == plain.classes_covered == 3
+    assert faint.fid > 3 * plain.fid
+
+
+def test_the_pool_does_not_depend_on_the_split(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """The same images shared out otherwise give the same classifier."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    images, labels = training_pool(run, run.test_images())
+    first, third = run.node(1).shard, run.node(3).shard
+    shards = load_shard(first), load_shard(third)
+    save_shard(first, shards[1])
+    save_shard(third, shards[0])
+    again, labels_again = training_pool(run, run.test_images())
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(labels, labels_again)
+
+
+def test_private_shards_that_are_elsewhere_are_left_out(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Joined folders of several machines need not bring the private images."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    run.node(1).shard.unlink()
+    shard = load_shard(run.node(2).shard)
+    save_shard(run.node(2).shard, dataclasses.replace(shard, labels=None))
+    assert len(training_pool(run, run.test_images())[0]) == 40
+    run.node(3).shard.unlink()
+    with pytest.raises(InputError, match=r"node-1\.npz: no such file"):
+        training_pool(run, run.test_images())
+
+
+def test_too_few_test_images_are_told(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Five neighbours need six images."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    path = run.path / "shards" / "test.npz"
+    shard = load_shard(path)
+    save_shard(
+        path, dataclasses.replace(shard, images=shard.images[:4], labels=np.array([0, 1, 2, 0]), index=None)
+    )
+    with pytest.raises(InputError, match="4 test images; at least 6"):
+        quality(run, [1], 0)
