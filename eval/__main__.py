@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -25,7 +24,7 @@ from eval.results import (
     write_result,
 )
 from eval.runs import RunDirectory, read_runs
-from topology.errors import InputError
+from node.cli import Group, example
 
 # scikit-learn and matplotlib take seconds to load; `--help` and a wrong directory shall not. So commands import them.
 
@@ -44,64 +43,34 @@ _seed_option = click.option(
 )
 
 
-class _Commands(click.Group):
-    """Answers bad input with one line and status 2, a failing system with one line and status 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-            _fail(f"{error.format_message().rstrip('.')}{hint}", _EXIT_USAGE)
-        except InputError as error:
-            _fail(str(error), _EXIT_USAGE)
-        except MemoryError as error:
-            _fail(f"out of memory ({error})", _EXIT_FAILURE)
-        except OSError as error:
-            _fail(str(error), _EXIT_FAILURE)
-        except KeyboardInterrupt:
-            _fail("interrupted; nothing written before is lost", _EXIT_INTERRUPTED)
-
-
-def _fail(line: str, status: int) -> NoReturn:
-    click.echo(f"dgan-eval: error: {line}", err=True)
-    raise click.exceptions.Exit(status)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "dgan-eval",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("dgan-eval probe runs/ring", "dgan-eval quality runs/ring", "dgan-eval report runs/ring"),
+)
 @click.version_option(package_name="dgan", message="%(version)s")
 def main() -> None:
-    r"""Judges the nodes of a run by their checkpoints.
-
-    \b
-    Example:
-      dgan-eval probe runs/ring
-      dgan-eval quality runs/ring
-      dgan-eval report runs/ring
-    """
+    """Judges the nodes of a run by their checkpoints."""
 
 
-@main.command()
+@main.command(epilog=example("dgan-eval collect from-berlin/ring from-athens/ring -o runs/ring"))
 @click.argument("dirs", metavar="DIR…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Run directory to make or add to."
 )
 @_json_option
 def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
-    r"""Join node folders copied from several machines into one run directory.
+    """Join node folders copied from several machines into one run directory.
 
     A DIR is a run directory with whatever nodes it holds, or one node's own folder. All must be of one run; of two
     copies of a node the newer stays. Secret keys are not copied.
-
-    \b
-    Example:
-      dgan-eval collect from-berlin/ring from-athens/ring -o runs/ring
     """
     collected = join(dirs, output)
     click.echo(_to_json(collected) if as_json else _collected_text(collected))
 
 
-@main.command()
+@main.command(epilog=example("dgan-eval probe runs/alone runs/uniform runs/info-gain"))
 @_runs_argument
 @_nodes_option
 @_seed_option
@@ -112,14 +81,10 @@ def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
 def probe(
     run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, floors: bool, as_json: bool
 ) -> None:
-    r"""Measure each node's features: the test error of an SVM on every layer of its D (Table 1).
+    """Measure each node's features: the test error of an SVM on every layer of its D (Table 1).
 
     Kernel, C and gamma are chosen on a held-out tenth of the node's own training images. The floors are the same SVM
     on raw pixels and on a D that was never trained. Writes RUN_DIR/eval/probe.json.
-
-    \b
-    Example:
-      dgan-eval probe runs/alone runs/uniform runs/info-gain
     """
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval import probe as probes  # noqa: PLC0415 - see the top of the file
@@ -134,20 +99,16 @@ def probe(
     click.echo(_to_json(results) if as_json else "\n\n".join(_probe_text(result) for result in results))
 
 
-@main.command()
+@main.command(epilog=example("dgan-eval quality runs/info-gain"))
 @_runs_argument
 @_nodes_option
 @_seed_option
 @_json_option
 def quality(run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, as_json: bool) -> None:
-    r"""Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
+    """Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
 
     Distances are taken in the features of a small classifier of the run's own training images, against the test
     images. Writes RUN_DIR/eval/quality.json.
-
-    \b
-    Example:
-      dgan-eval quality runs/info-gain
     """
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval.classifier import CLASSIFIER_FILE  # noqa: PLC0415 - see the top of the file
@@ -163,7 +124,7 @@ def quality(run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *,
     click.echo(_to_json(results) if as_json else "\n\n".join(_quality_text(result) for result in results))
 
 
-@main.command()
+@main.command(epilog=example("dgan-eval report runs/alone runs/uniform runs/info-gain -o report.html"))
 @_runs_argument
 @click.option(
     "-o",
@@ -173,12 +134,7 @@ def quality(run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
 def report(run_dirs: tuple[Path, ...], output: Path | None, *, as_json: bool) -> None:
-    r"""Write one self-contained HTML file: Table 1's form, the graph, samples, curves, settings.
-
-    \b
-    Example:
-      dgan-eval report runs/alone runs/uniform runs/info-gain -o report.html
-    """
+    """Write one self-contained HTML file: Table 1's form, the graph, samples, curves, settings."""
     runs = read_runs(run_dirs)
     from eval.report import write_report  # noqa: PLC0415 - see the top of the file
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -18,64 +17,21 @@ from launcher.live import open_view, read_status
 from launcher.plan import Request
 from launcher.prepare import Draft, default_run_dir, draft_run, locked, settings_layer, write_run
 from launcher.processes import Outcome, supervise
-from launcher.supervisor import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, RestartPolicy, Supervisor
+from launcher.supervisor import EXIT_OK, RestartPolicy, Supervisor
+from node.cli import Group, example
 from node.config import PRESETS, Settings, parse_assignments, resolve
 from topology import graph as graphs
 from topology.errors import InputError
 from topology.files import read_graph, write_graph
-from transport.errors import LocalError
 
 POLICIES = get_args(Settings.model_fields["policy"].annotation)
 _DEGREE = 4
 
 
-class _FailureError(click.ClickException):
-    """The system failed: one line on standard error, status 1."""
-
-    exit_code = EXIT_FAILURE
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"dgan-launch: error: {self.format_message()}", err=True, file=file)
-
-
-class _InputProblemError(_FailureError):
-    """The user can mend it: status 2."""
-
-    exit_code = EXIT_USAGE
-
-
-class _InterruptedError(_FailureError):
-    """Ctrl-C before any node has started: from then on the supervisor answers it."""
-
-    exit_code = 128 + signal.SIGINT
-
-
-class _Commands(click.Group):
-    """Answers bad input with one line and status 2, a failing system with one line and status 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            hint = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-            raise _InputProblemError(f"{error.format_message().rstrip('.')}{hint}") from None
-        except (InputError, LocalError) as error:
-            raise _InputProblemError(str(error)) from None
-        except OSError as error:
-            raise _FailureError(str(error)) from None
-        except KeyboardInterrupt:
-            raise _InterruptedError("interrupted; the same command starts again") from None
-
-
-def _example(*lines: str) -> str:
-    """An epilog whose lines click leaves as they are: the backspace asks for that."""
-    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
-
-
 @click.group(
     "dgan-launch",
-    cls=_Commands,
-    epilog=_example("dgan-launch graph ring --nodes 5 > ring.toml", "dgan-launch run ring.toml"),
+    cls=Group,
+    epilog=example("dgan-launch graph ring --nodes 5 > ring.toml", "dgan-launch run ring.toml"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="dgan", message="%(version)s")
@@ -143,7 +99,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command(
-    epilog=_example("dgan-launch run examples/paper-ring.toml --data mnist --preset paper --run-dir runs/ig")
+    epilog=example("dgan-launch run examples/paper-ring.toml --data mnist --preset paper --run-dir runs/ig")
 )
 @_run_options
 @click.pass_context
@@ -174,7 +130,7 @@ def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
 
 
 @main.command(
-    epilog=_example(
+    epilog=example(
         "dgan-launch prepare examples/paper-ring.toml --run-dir runs/by-hand",
         "dgan-node --id 3 --peers runs/by-hand/peers.toml",
     )
@@ -198,7 +154,7 @@ def prepare(graph: Path, **options: Any) -> None:
 
 
 @main.command(
-    "graph", epilog=_example("dgan-launch graph small-world --nodes 20 --degree 4 --seed 1 > graph.toml")
+    "graph", epilog=example("dgan-launch graph small-world --nodes 20 --degree 4 --seed 1 > graph.toml")
 )
 @click.argument("kind", type=click.Choice(["ring", "complete", "grid", "regular", "small-world", "random"]))
 @click.option("--nodes", type=int, required=True, help="Number of nodes; their ids start at 1.")

@@ -11,15 +11,19 @@ from types import FrameType
 
 import click
 
-from topology.errors import InputError
+from node.cli import Command, example
 from topology.peers import read_peers
 
-EXIT_INPUT = 2
 _LIFELINE = "DGAN_LIFELINE_FD"
 _LIFELINE_DEADLINE_S = 1.5
 
 
-@click.command(epilog="Example: dgan-node --id 3 --peers peers.toml")
+@click.command(
+    "dgan-node",
+    cls=Command,
+    epilog=example("dgan-node --id 3 --peers peers.toml"),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--id", "node_id", type=int, required=True, help="This node's id in the peers file.")
 @click.option(
     "--peers",
@@ -28,8 +32,8 @@ _LIFELINE_DEADLINE_S = 1.5
     required=True,
     help="The peers file: addresses, public keys, edges and the run's settings.",
 )
-@click.version_option(package_name="dgan")
-def cli(node_id: int, peers_path: Path) -> None:
+@click.version_option(package_name="dgan", message="%(version)s")
+def main(node_id: int, peers_path: Path) -> None:
     """Train one node of a decentralized GAN on its own private images.
 
     The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
@@ -38,16 +42,11 @@ def cli(node_id: int, peers_path: Path) -> None:
     stop = threading.Event()
     _handle_signals(stop)
     _watch_lifeline()
-    try:
-        view = read_peers(peers_path).view(node_id)
-        # torch takes seconds to load; a wrong peers file shall not.
-        from node.session import run_session  # noqa: PLC0415
+    view = read_peers(peers_path).view(node_id)
+    # torch takes seconds to load; a wrong peers file shall not.
+    from node.session import run_session  # noqa: PLC0415
 
-        status = run_session(view, peers_path, stop)
-    except InputError as error:
-        click.echo(f"dgan-node: error: {error}", err=True)
-        status = EXIT_INPUT
-    sys.exit(status)
+    sys.exit(run_session(view, peers_path, stop))
 
 
 def _handle_signals(stop: threading.Event) -> None:
@@ -77,10 +76,5 @@ def _watch_lifeline() -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def main() -> None:
-    """Entry point of `dgan-node`."""
-    cli()
-
-
 if __name__ == "__main__":
-    main()
+    main(prog_name="dgan-node")

@@ -18,9 +18,9 @@ ARROWS = {
     "topology": set[str](),
     "transport": set[str](),
     "node": {"topology", "transport"},
-    "launcher": {"topology", "transport.keys", "transport.errors", "node.config", "node.shards"},
+    "launcher": {"topology", "transport.keys", "transport.errors", "node.cli", "node.config", "node.shards"},
     "eval": {"topology"}
-    | {f"node.{name}" for name in ("models", "checkpoint", "data", "config", "shards", "samples")},
+    | {f"node.{name}" for name in ("cli", "models", "checkpoint", "data", "config", "shards", "samples")},
 }
 # Libraries that stay in the packages that are about them.
 LIBRARY_HOMES = {"torch": {"node", "eval"}, "zmq": {"transport"}, "networkx": {"topology", "eval"}}
