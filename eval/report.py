@@ -212,16 +212,23 @@ def _changed(default: BaseModel, section: BaseModel, prefix: str = "") -> tuple[
         if isinstance(value, Section):
             rows += _changed(usual, value, f"{prefix}{name}.")
         elif isinstance(value, dict):
-            changed = [(key, item) for key, item in value.items() if item != usual.get(key)]
-            rows += [
-                SettingRow(
-                    f"{prefix}{name}.{key}", _text(item), _text(usual.get(key)), field.description or ""
-                )
-                for key, item in changed
-            ]
+            rows += _changed_entries(usual, value, f"{prefix}{name}.", field.description or "")
         elif value != usual:
             rows.append(SettingRow(f"{prefix}{name}", _text(value), _text(usual), field.description or ""))
     return tuple(rows)
+
+
+def _changed_entries(
+    usual: Mapping[str, Any], entries: Mapping[str, Any], prefix: str, description: str
+) -> list[SettingRow]:
+    """Entries of a table of free names that differ: the changed fields of a known one, the whole of a new one."""
+    rows: list[SettingRow] = []
+    for key, item in entries.items():
+        if isinstance(item, Section) and key in usual:
+            rows += _changed(usual[key], item, f"{prefix}{key}.")
+        elif item != usual.get(key):
+            rows.append(SettingRow(f"{prefix}{key}", _text(item), _text(usual.get(key)), description))
+    return rows
 
 
 def _text(value: Any) -> str:

@@ -83,7 +83,8 @@ class Architecture(Section):
     slope: float = Field(0.2, ge=0, lt=1)
     """LeakyReLU's slope in D."""
     first_batchnorm: bool = True
-    """Batch normalisation after D's first convolution too; without it D stayed at chance with SGD."""
+    """Batch normalisation after D's first convolution too (section 4), which DCGAN leaves out. As no batch mixes real and
+    generated images, it hides brightness and contrast from D."""
 
     @model_validator(mode="after")
     def _widths_are_positive(self) -> Self:
