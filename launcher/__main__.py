@@ -186,6 +186,8 @@ def _draft(graph_file: Path, options: dict[str, Any]) -> Draft:
     graph = read_graph(graph_file)
     settings = _settings(options)
     data = options["data"]
+    if not data:
+        raise InputError("--data", "an empty text", f"{', '.join(DATA_SETS)}, or a folder")
     request = Request(
         graph=graph,
         data=data if data in DATA_SETS else str(Path(data).expanduser().resolve()),

@@ -46,6 +46,7 @@ class CheckpointMeta:
         epochs: Epochs of the whole run.
         finished: Whether training is complete.
         chosen: How often each neighbour was chosen since the first cycle.
+        inputs: Digest of each thing that training depends on and that must not change under a resumed node.
         boot: Count of the node's starts when it was saved.
         saved_at_s: Unix time of saving.
     """
@@ -62,6 +63,7 @@ class CheckpointMeta:
     epochs: int
     finished: bool
     chosen: dict[str, int]
+    inputs: dict[str, str]
     boot: int
     saved_at_s: float
 
@@ -124,6 +126,11 @@ def prune(directory: Path, keep: int, keep_cycles: Iterable[int]) -> None:
             path.unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> None:
+    """Takes an invalid checkpoint out of the count, so that `prune` cannot keep it in a valid one's place."""
+    path.with_suffix(".json").replace(path.with_suffix(".json.torn"))
+
+
 def list_checkpoints(directory: Path) -> list[Path]:
     """Tensor files of the complete checkpoints of a node's directory, oldest first; their digests are not checked."""
     found = (directory / "checkpoints").glob("cycle-*.json")
@@ -161,12 +168,14 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, meta, tensors)
 
 
-def load_newest(directory: Path, on_invalid: Callable[[str], Any] = lambda _: None) -> Checkpoint:
+def load_newest(
+    directory: Path, on_invalid: Callable[[Path, str], Any] = lambda _path, _reason: None
+) -> Checkpoint:
     """The newest valid checkpoint of a node's directory.
 
     Args:
         directory: Such as runs/NAME/nodes/3.
-        on_invalid: Told the one-line reason for each newer checkpoint that had to be passed over.
+        on_invalid: Told the path and the one-line reason for each newer checkpoint that had to be passed over.
 
     Raises:
         InputError: There is none, or none is valid.
@@ -177,7 +186,7 @@ def load_newest(directory: Path, on_invalid: Callable[[str], Any] = lambda _: No
             return load(path)
         except InputError as error:
             reasons.append(str(error))
-            on_invalid(str(error))
+            on_invalid(path, str(error))
     problem = reasons[0] if reasons else "no checkpoint"
     raise InputError(directory / "checkpoints", problem, "train the node first, or copy its folder whole")
 

@@ -27,7 +27,7 @@ MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 64
 class Section(BaseModel):
     """Base of every table of settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ImageSettings(Section):
@@ -222,6 +222,15 @@ class Settings(Section):
     checkpoint: CheckpointSettings = CheckpointSettings()
     output: OutputSettings = OutputSettings()
 
+    @model_validator(mode="after")
+    def _kept_epochs_exist(self) -> Self:
+        for epoch in self.checkpoint.keep_epochs:
+            if not 1 <= epoch <= self.epochs:
+                raise ValueError(
+                    f"checkpoint.keep_epochs names epoch {epoch}; the run has epochs 1 to {self.epochs}"
+                )
+        return self
+
     def to_toml(self) -> str:
         """The complete settings as TOML, as `resolve` reads it back."""
         return tomli_w.dumps(self.model_dump(mode="json"))
@@ -306,11 +315,8 @@ def _input_error(where: str | Path, error: ValidationError) -> InputError:
         )
         return InputError(where, f"unknown setting {field}", mend)
     if first["type"] == "value_error":
-        return InputError(
-            where,
-            f"{field}: {str(first['ctx']['error']).partition('; ')[0]}",
-            str(first["ctx"]["error"]).partition("; ")[2],
-        )
+        problem, _, mend = str(first["ctx"]["error"]).partition("; ")
+        return InputError(where, f"{field}: {problem}" if field else problem, mend)
     message = first["msg"]
     return InputError(where, f"{field} = {first['input']!r}", message[0].lower() + message[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import MutableMapping
@@ -19,8 +20,10 @@ class _Tee:
     def __call__(
         self, _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        self._file.write(json.dumps(event, default=str) + "\n")
-        self._file.flush()
+        # A full disk must not end what the log only tells of.
+        with contextlib.suppress(OSError):
+            self._file.write(json.dumps(event, default=str) + "\n")
+            self._file.flush()
         return event
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter, defaultdict
@@ -107,12 +108,12 @@ class Status:
     def update(self, *, at_least_every_s: float = 0.0, **changes: Any) -> None:
         """Changes fields and writes the file, unless it was written less than `at_least_every_s` ago.
 
-        Raises:
-            OSError: The disk refuses; the fields are changed all the same.
+        A disk that refuses costs the file, not the node: the next update writes it.
         """
         self._fields.update(changes)
         now_s = time.monotonic()
         if now_s - self._written_s >= at_least_every_s:
             self._written_s = now_s
             record = {**self._fields, "updated_s": time.time()}
-            write_atomically(self._path, json.dumps(record, indent=1).encode(), durable=False)
+            with contextlib.suppress(OSError):
+                write_atomically(self._path, json.dumps(record, indent=1).encode(), durable=False)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from node.checkpoint import strip_prefix
+from node.checkpoint import add_prefix, strip_prefix
 from node.models import Discriminator
 from node.snapshots import load_arrays
 from transport.inbox import Delivery
@@ -124,6 +124,7 @@ class LockstepNeighbors:
         self._block_cycles = block_cycles
         self._timeout_s = timeout_s
         self.keep_waiting = keep_waiting
+        self._finished: set[int] = set()
         self.readings: dict[int, Reading] = {}
 
     def discriminators(self) -> Mapping[int, Discriminator]:
@@ -136,17 +137,22 @@ class LockstepNeighbors:
         Raises:
             NeighborTimeoutError: One did not come in time.
         """
-        for neighbor_id, module in self._modules.items():
-            load_arrays(module, self._wait_for(neighbor_id, cycle))
-            self.readings[neighbor_id] = Reading(0.0, cycle)
+        for neighbor_id in self._modules.keys() - self._finished:
+            delivery, block = self._wait_for(neighbor_id, cycle)
+            load_arrays(self._modules[neighbor_id], block)
+            age_s = max(time.monotonic() - delivery.arrived_s, 0.0)
+            self.readings[neighbor_id] = Reading(age_s, min(delivery.snapshot.cycle, cycle))
+            if delivery.snapshot.done and delivery.snapshot.cycle <= cycle:
+                # Nothing newer will come, and the neighbour may soon be gone.
+                self._finished.add(neighbor_id)
 
-    def _wait_for(self, neighbor_id: int, cycle: int) -> Arrays:
+    def _wait_for(self, neighbor_id: int, cycle: int) -> tuple[Delivery, Arrays]:
         deadline_s = time.monotonic() + self._timeout_s
         delivery = self._latest(neighbor_id)
         while True:
             block = None if delivery is None else block_at(delivery.snapshot, cycle, self._block_cycles)
-            if block is not None:
-                return block
+            if delivery is not None and block is not None:
+                return delivery, block
             if time.monotonic() > deadline_s:
                 last = "nothing" if delivery is None else f"cycle {delivery.snapshot.cycle}"
                 problem = f"node {neighbor_id} has sent {last}, cycle {cycle} is needed"
@@ -156,18 +162,22 @@ class LockstepNeighbors:
             delivery = self._latest(neighbor_id, after=after, timeout_s=0.2) or delivery
 
     def state(self) -> dict[str, Tensor]:
-        """The blocks in use, so that a node resumed in mid-block goes on with the same ones."""
-        return {
-            f"{neighbor_id}.{name}": tensor
-            for neighbor_id, module in self._modules.items()
-            for name, tensor in module.state_dict().items()
-        }
+        """The blocks in use, and whether they are a neighbour's last.
 
-    def load_state(self, tensors: Mapping[str, Tensor], cycle: int) -> None:
-        """Takes the blocks of `state` into use again; they ended at `cycle`."""
+        A node resumed in mid-block goes on with the same ones, and does not wait for a neighbour that has finished.
+        """
+        tensors: dict[str, Tensor] = {}
         for neighbor_id, module in self._modules.items():
-            module.load_state_dict(strip_prefix(tensors, str(neighbor_id)))
-            self.readings[neighbor_id] = Reading(0.0, cycle)
+            tensors |= add_prefix(module.state_dict(), f"{neighbor_id}.block")
+            tensors[f"{neighbor_id}.finished"] = torch.tensor(neighbor_id in self._finished)
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the blocks of `state` into use again."""
+        for neighbor_id, module in self._modules.items():
+            module.load_state_dict(strip_prefix(tensors, f"{neighbor_id}.block"))
+            if bool(tensors[f"{neighbor_id}.finished"]):
+                self._finished.add(neighbor_id)
 
 
 def block_at(snapshot: Snapshot, cycle: int, block_cycles: int) -> Arrays | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node.config import Settings
@@ -21,12 +22,14 @@ class Identity:
         settings: The run's settings, image shape filled in.
         architecture: Name of its architecture.
         boot: Count of its starts.
+        inputs: Digests of what training depends on, by a name that a user understands.
     """
 
     view: NodeView
     settings: Settings
     architecture: str
     boot: int
+    inputs: Mapping[str, str]
 
     @property
     def schema(self) -> Schema:

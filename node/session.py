@@ -17,9 +17,10 @@ from threading import Event
 from typing import Any
 
 import torch
+import xxhash
 from structlog.typing import FilteringBoundLogger
 
-from node.checkpoint import Checkpoint, list_checkpoints, load_newest, write_atomically
+from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside, write_atomically
 from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
 from node.logs import open_log
 from node.metrics import Status
@@ -63,7 +64,13 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
     with _locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id)
         saved = _newest_checkpoint(view.directory, log)
-        identity = Identity(view, settings, architecture_of(view.me), _next_boot(view.directory, saved))
+        identity = Identity(
+            view,
+            settings,
+            architecture_of(view.me),
+            boot=_next_boot(view.directory, saved),
+            inputs=_digests(settings, shard, view),
+        )
         return _train(identity, shard, saved, stop, log)
 
 
@@ -189,14 +196,36 @@ def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings
         )
         return Neighbor(peer.id, peer.address, peer.public_key, expected)
 
+    keys = load_keys(view.key)
+    if keys.public != view.me.public_key:
+        problem = f"public_key = {keys.public!r} is not node {view.me.id}'s in the peers file"
+        raise InputError(view.key, problem, f"the key pair of {view.me.public_key!r}")
     return LinkSettings(
         node_id=view.me.id,
         bind=view.me.bind_address,
-        keys=load_keys(view.key),
+        keys=keys,
         neighbors=tuple(neighbor(peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
         on_event=_event_log(log),
     )
+
+
+def _digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
+    """Digests of what a resumed node must find as it was; how often it saves or reports may change, and so may epochs."""
+    free: dict[str, Any] = {
+        "epochs": True,
+        "checkpoint": True,
+        "output": True,
+        "exchange": {"republish_s", "lockstep_timeout_s", "linger_s"},
+        "training": {"device", "threads"},
+    }
+    neighbors = " ".join(str(peer.id) for peer in view.neighbors)
+    parts = {
+        "the shard": shard.images.tobytes(),
+        "the list of neighbours": neighbors.encode(),
+        "a setting that training depends on": settings.model_dump_json(exclude=free).encode(),
+    }
+    return {name: xxhash.xxh3_128_hexdigest(data) for name, data in parts.items()}
 
 
 def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], None]:
@@ -251,9 +280,12 @@ def _locked(view: NodeView) -> Iterator[None]:
 def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint | None:
     if not list_checkpoints(directory):
         return None
-    return load_newest(
-        directory, on_invalid=lambda reason: log.warning("checkpoint passed over", reason=reason)
-    )
+
+    def pass_over(path: Path, reason: str) -> None:
+        log.warning("checkpoint passed over", reason=reason)
+        set_aside(path)
+
+    return load_newest(directory, pass_over)
 
 
 def _next_boot(directory: Path, saved: Checkpoint | None) -> int:

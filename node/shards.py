@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from node.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from topology.errors import InputError
+
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def load_shard(path: Path) -> Shard:
         raise InputError(
             path, "no such file", "make the shards with `dgan-launch prepare`, or mend `data` in peers.toml"
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:
+    except _UNREADABLE as error:
         raise InputError(path, f"unreadable shard ({error})", mend) from None
     if "images" not in arrays:
         raise InputError(path, "no array named images", mend)

@@ -124,10 +124,14 @@ class Trainer:
         self.batches = Batches(shard, m, self.streams["data"], self.device)
         structure = settings.architecture[architecture]
         size, channels = settings.image.size, settings.image.channels
-        self.generator = place(Generator(structure, size, channels), self.device)
-        self.discriminator = place(Discriminator(structure, size, channels), self.device)
-        initialise(self.generator, settings.generator.initialisation, self.streams["weights"])
-        initialise(self.discriminator, settings.discriminator.initialisation, self.streams["weights"])
+        generator, discriminator = (
+            Generator(structure, size, channels),
+            Discriminator(structure, size, channels),
+        )
+        # Drawn on the CPU, so that equal seeds give equal weights on every device.
+        initialise(generator, settings.generator.initialisation, self.streams["weights"])
+        initialise(discriminator, settings.discriminator.initialisation, self.streams["weights"])
+        self.generator, self.discriminator = place(generator, self.device), place(discriminator, self.device)
         g, d = settings.generator, settings.discriminator
         self.g_optimizer = torch.optim.Adam(
             self.generator.parameters(), g.learning_rate, betas=(g.beta1, g.beta2), fused=True
@@ -244,7 +248,8 @@ class Trainer:
         if self.settings.policy == "uniform":
             ids = sorted(neighbors)
             chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]
-            return Exchange(chosen, self._update_generator(fake_mCHW, neighbors[chosen]))
+            loss = self._update_generator(fake_mCHW, neighbors[chosen])
+            return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
         with torch.no_grad():
             own_m = self._judge(self.discriminator, fake_mCHW)
             judged = {j: self._judge(neighbors[j], fake_mCHW) for j in sorted(neighbors)}
@@ -276,7 +281,17 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next cycle depends on, by dotted name; `load_state` takes it back bit for bit."""
+        """Everything that the next cycle depends on, by dotted name; `load_state` takes it back bit for bit.
+
+        Raises:
+            TrainingError: A weight is not finite; such a state is not worth keeping.
+        """
+        for network in (self.generator, self.discriminator):
+            for name, tensor in network.state_dict().items():
+                if not bool(tensor.isfinite().all()):
+                    raise TrainingError(
+                        f"cycle {self.cycle_count}: {name} is not finite; lower the learning rates"
+                    )
         return {
             **add_prefix(self.generator.state_dict(), "generator"),
             **add_prefix(self.discriminator.state_dict(), "discriminator"),

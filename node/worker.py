@@ -8,9 +8,10 @@ come back to exactly the state that its neighbours know.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from threading import Event
 from typing import Any
 
@@ -33,6 +34,7 @@ from transport.link import Link
 _STATUS_EVERY_S = 1.0
 _GRACE_S = 1.0  # a finished node's last frame has this long to leave
 _SAMPLE_SEED = 20201  # every grid of a run shows the same noise
+_TRAFFIC = ("bytes_out", "bytes_in", "publishes", "republishes", "subscribers")
 _SHOWN = ("d_loss", "g_loss", "cycles_per_s")
 
 
@@ -76,6 +78,7 @@ class Worker:
         self._window = Window()
         self._chosen: Counter[str] = Counter()
         self._published: tuple[Arrays, Arrays] = (to_arrays(trainer.discriminator),) * 2
+        self._degraded: dict[str, str] = {}
         self._saved_cycle = -1
         self._saved_s = self._began_s = time.monotonic()
 
@@ -83,7 +86,7 @@ class Worker:
         """Goes back to a checkpoint of this node.
 
         Raises:
-            InputError: It belongs to another run, node or structure.
+            InputError: It belongs to another run, node or structure, or what training depends on has changed.
         """
         expected = {
             "run_id": self._identity.view.run_id,
@@ -95,13 +98,20 @@ class Worker:
                 raise InputError(
                     saved.path, f"{name} = {found!r}", f"{value!r}, or another directory for this run"
                 )
+        for name, digest in self._identity.inputs.items():
+            if saved.meta.inputs.get(name) != digest:
+                mend = "undo the change, or give the node another directory to start from the beginning"
+                raise InputError(saved.path, f"{name} changed since this checkpoint", mend)
+        if saved.meta.cycle > self._trainer.cycles:
+            problem = f"{saved.meta.cycle} cycles are done, and epochs = {self._settings.epochs}"
+            raise InputError(saved.path, problem, f"at least {saved.meta.epoch} epochs")
         self._trainer.load_state(saved.tensors)
         self._chosen = Counter(saved.meta.chosen)
         self._saved_cycle = saved.meta.cycle
         if saved.part("published"):
             self._published = stack_blocks(saved.part("published"))
         if isinstance(self._neighbors, LockstepNeighbors) and saved.part("inputs"):
-            self._neighbors.load_state(saved.part("inputs"), self._block_start())
+            self._neighbors.load_state(saved.part("inputs"))
 
     def run(self) -> None:
         """Trains, publishes and saves until the run's last cycle, then serves neighbours that need longer.
@@ -122,7 +132,7 @@ class Worker:
                 self._exchange()
                 self._keep()
         except StopRequestedError:
-            self._save()
+            self._save(required=True)
             raise
         self._save(required=True)
         self._log.info("training finished", cycle=self._trainer.cycle_count, epochs=self._settings.epochs)
@@ -203,24 +213,30 @@ class Worker:
             epochs=self._settings.epochs,
             finished=count == self._trainer.cycles,
             chosen=dict(self._chosen),
+            inputs=dict(self._identity.inputs),
             boot=self._identity.boot,
             saved_at_s=time.time(),
         )
-        try:
+        self._saved_s = time.monotonic()
+        with self._degrading("checkpoint", required=required):
             path = checkpoint.save(self._directory, meta, self._state())
-            forever = (
-                epoch * self._trainer.cycles_per_epoch for epoch in self._settings.checkpoint.keep_epochs
-            )
-            checkpoint.prune(self._directory, self._settings.checkpoint.keep, forever)
+            keep, kept = self._settings.checkpoint, self._trainer.cycles_per_epoch
+            checkpoint.prune(self._directory, keep.keep, (epoch * kept for epoch in keep.keep_epochs))
+            self._saved_cycle = count
+            self._log.debug("checkpoint saved", path=path.name)
+
+    @contextlib.contextmanager
+    def _degrading(self, what: str, *, required: bool = False) -> Iterator[None]:
+        """A disk that refuses costs what was to be written and a flag in status.json, not the training."""
+        try:
+            yield
         except OSError as error:
-            self._log.error("checkpoint not saved", cycle=count, error=str(error))
+            self._log.error(f"{what} not written", error=str(error))
+            self._degraded[what] = str(error)
             if required:
                 raise
-            return
-        finally:
-            self._saved_s = time.monotonic()
-        self._saved_cycle = count
-        self._log.debug("checkpoint saved", path=path.name)
+        else:
+            self._degraded.pop(what, None)
 
     def _state(self) -> dict[str, Tensor]:
         tensors = self._trainer.state()
@@ -248,18 +264,14 @@ class Worker:
 
     def _write_metrics(self) -> None:
         line = self._window.close()
-        sent = None if self._link is None else self._link.statistics()
         extra = {
             "boot": self._identity.boot,
             "time_s": time.monotonic() - self._began_s,
-            "bytes_out": 0 if sent is None else sent.bytes_out,
-            "bytes_in": 0 if sent is None else sent.bytes_in,
+            **self._traffic(),
             "resident_bytes": psutil.Process().memory_info().rss,
         }
-        try:
+        with self._degrading("metrics"):
             append_line(self._directory / "metrics.jsonl", line | extra)
-        except OSError as error:
-            self._log.error("metrics not written", error=str(error))
         self._report(
             "training",
             every_s=_STATUS_EVERY_S,
@@ -268,22 +280,28 @@ class Worker:
         )
 
     def _report(self, state: str, *, every_s: float = 0.0, **changes: Any) -> None:
-        """Brings status.json up to date; a disk that refuses is logged and costs nothing else."""
+        """Brings status.json up to date."""
         trainer = self._trainer
-        try:
-            self._status.update(
-                at_least_every_s=every_s,
-                state=state,
-                epoch=trainer.epoch,
-                epochs=self._settings.epochs,
-                cycle=trainer.cycle_count,
-                cycles=trainer.cycles,
-                chosen=dict(self._chosen),
-                neighbors=self._neighbor_status(),
-                **changes,
-            )
-        except OSError as error:
-            self._log.error("status not written", error=str(error))
+        self._status.update(
+            at_least_every_s=every_s,
+            state=state,
+            epoch=trainer.epoch,
+            epochs=self._settings.epochs,
+            cycle=trainer.cycle_count,
+            cycles=trainer.cycles,
+            chosen=dict(self._chosen),
+            neighbors=self._neighbor_status(),
+            degraded=dict(self._degraded),
+            **self._traffic(),
+            **changes,
+        )
+
+    def _traffic(self) -> dict[str, int]:
+        """What has crossed the link in this boot."""
+        if self._link is None:
+            return dict.fromkeys(_TRAFFIC, 0)
+        found = self._link.statistics()
+        return {name: getattr(found, name) for name in _TRAFFIC}
 
     def _neighbor_status(self) -> dict[str, dict[str, Any]]:
         if self._link is None:
@@ -297,6 +315,9 @@ class Worker:
                 "cycle": None if delivery is None else delivery.snapshot.cycle,
                 "accepted": seen.accepted,
                 "refused": seen.refused,
+                "connected": seen.connected,
+                "rebuilds": seen.rebuilds,
+                "last_refusal": seen.last_refusal,
             }
         return rows
 
@@ -307,10 +328,8 @@ class Worker:
             self._trainer.device
         )
         picture = samples.grid(samples.generate(self._trainer.generator, z_BZ))
-        try:
+        with self._degrading("samples"):
             samples.write_png(self._directory / "samples" / f"epoch-{epoch:04d}.png", picture)
-        except OSError as error:
-            self._log.error("samples not written", error=str(error))
 
     # Stopping ----------------------------------------------------------------------------------------------------
 

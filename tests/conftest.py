@@ -50,6 +50,7 @@ def _toy_checkpoint(directory: Path, settings: Settings, run_id: str, node_id: i
         epochs=3,
         finished=True,
         chosen={},
+        inputs={},
         boot=1,
         saved_at_s=0.0,
     )

@@ -21,7 +21,7 @@ def meta(cycle: int, boot: int = 1) -> CheckpointMeta:
     """A record for that cycle."""
     return CheckpointMeta(
         run_id="run", node_id=3, architecture="paper", arch_id="paper/20", image_size=20, image_channels=1, cycle=cycle,
-        cycles=100, epoch=1, epochs=2, finished=False, chosen={"2": 5}, boot=boot, saved_at_s=1.5,
+        cycles=100, epoch=1, epochs=2, finished=False, chosen={"2": 5}, inputs={}, boot=boot, saved_at_s=1.5,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
     else:
         record.write_text(record.read_text()[:20])
     reasons: list[str] = []
-    assert load_newest(tmp_path, reasons.append).meta.cycle == 10
+    assert load_newest(tmp_path, lambda _, reason: reasons.append(reason)).meta.cycle == 10
     assert len(reasons) == (0 if damage.startswith("no ") else 1)
 
 

@@ -116,7 +116,7 @@ def test_lockstep_state_brings_the_blocks_back() -> None:
         LockstepNeighbors(modules(), Post(Delivery(snapshot(0, 0.4, 0.4), 1, 1)), 10, 1) for _ in range(2)
     )
     first.begin_block(0)
-    second.load_state(first.state(), 0)
+    second.load_state(first.state())
     assert value(second.discriminators()[2]) == pytest.approx(0.4)
 
 
