@@ -40,5 +40,8 @@ system: install
 
 test: lint types unit system
 
+bench: install
+	$(BIN)/python benchmarks/node_costs.py
+
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from node.checkpoint import CheckpointMeta, list_checkpoints, load, load_newest, prune, save, write_atomically
+from node.checkpoint import (
+    CheckpointMeta,
+    list_checkpoints,
+    load,
+    load_newest,
+    prune,
+    save,
+    set_aside,
+    write_atomically,
+)
 from topology.errors import InputError
 
 TENSORS = {
@@ -95,6 +104,16 @@ def test_a_save_that_dies_at_any_step_leaves_the_one_before(
     assert load_newest(tmp_path).meta.cycle == 10
     save(tmp_path, meta(20), TENSORS)
     assert load_newest(tmp_path).meta.cycle == 20
+
+
+def test_a_torn_checkpoint_that_was_set_aside_takes_no_valid_ones_place(tmp_path: Path) -> None:
+    """With keep = 1, the valid one that is saved after a fallback stays."""
+    save(tmp_path, meta(20), TENSORS)
+    save(tmp_path, meta(30), TENSORS).write_bytes(b"torn")
+    assert load_newest(tmp_path, lambda path, _: set_aside(path)).meta.cycle == 20
+    save(tmp_path, meta(25), TENSORS)
+    prune(tmp_path, 1, [])
+    assert load_newest(tmp_path).meta.cycle == 25
 
 
 def test_no_checkpoint_at_all_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from node.config import Architecture
+from node.logs import open_log
 from node.metrics import Status, Window, append_line
 from node.models import Generator
 from node.neighbors import Reading
@@ -64,6 +66,14 @@ def test_lines_are_appended_as_json(tmp_path: Path) -> None:
         append_line(tmp_path / "metrics.jsonl", {"cycle": cycle})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["cycle"] for line in lines] == [1, 2]
+
+
+def test_a_full_disk_does_not_reach_whoever_logs() -> None:
+    """What the log tells of goes on without it."""
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        open_log(full, 3).info("something", detail="x" * 100)
+        with contextlib.suppress(OSError):  # what is left in the buffer
+            full.close()
 
 
 def test_status_is_replaced_as_a_whole_and_not_too_often(tmp_path: Path) -> None:

@@ -120,6 +120,27 @@ def test_lockstep_state_brings_the_blocks_back() -> None:
     assert value(second.discriminators()[2]) == pytest.approx(0.4)
 
 
+def test_lockstep_does_not_wait_for_a_neighbour_that_has_finished_and_gone() -> None:
+    """Its last block counts for good, also for a node that is resumed after it left."""
+    last = Delivery(snapshot(20, 0.1, 0.2, seq=3, done=True), 1, 1)
+    first = LockstepNeighbors(modules(), Post(last), 10, timeout_s=0)
+    first.begin_block(20)
+    resumed = LockstepNeighbors(modules(), Post(None), 10, timeout_s=0)
+    resumed.load_state(first.state())
+    resumed.begin_block(30)
+    assert value(resumed.discriminators()[2]) == pytest.approx(0.2)
+
+
+def test_lockstep_goes_on_waiting_for_a_neighbour_whose_last_block_is_not_needed_yet() -> None:
+    """It has finished at 20, and the block that ended at 10 is in use: there is one more to come."""
+    last = Delivery(snapshot(20, 0.1, 0.2, seq=3, done=True), 1, 1)
+    neighbors = LockstepNeighbors(modules(), Post(last), 10, timeout_s=0)
+    neighbors.begin_block(10)
+    assert value(neighbors.discriminators()[2]) == pytest.approx(0.1)
+    neighbors.begin_block(20)
+    assert value(neighbors.discriminators()[2]) == pytest.approx(0.2)
+
+
 def test_a_snapshot_of_a_discriminator_loads_into_another_bit_for_bit() -> None:
     """Weights and running statistics; a dead channel's variance is published above 0."""
     source, target = Discriminator(SMALL, 8, 1), Discriminator(SMALL, 8, 1)

@@ -67,11 +67,15 @@ def test_a_missing_torn_or_pickled_shard_is_refused(tmp_path: Path) -> None:
     """Nothing but plain arrays is ever read."""
     with pytest.raises(InputError, match="no such file"):
         load_shard(tmp_path / "none.npz")
-    save_shard(tmp_path / "a.npz", Shard(np.zeros((2, 8, 8, 1), np.uint8)))
+    save_shard(tmp_path / "a.npz", Shard(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)))
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object))
-    for name in ("torn.npz", "text.npz", "pickled.npz"):
+    middle = len(whole) // 3
+    (tmp_path / "flipped.npz").write_bytes(
+        whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    )
+    for name in ("flipped.npz", "torn.npz", "text.npz", "pickled.npz"):
         with pytest.raises(InputError, match="unreadable shard"):
             load_shard(tmp_path / name)

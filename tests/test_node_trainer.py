@@ -238,7 +238,9 @@ def test_a_neighbour_that_answers_without_finite_numbers_is_no_candidate() -> No
     assert all(bool(tensor.isfinite().all()) for tensor in node.generator.state_dict().values())
     uniform = build(**always("uniform"))
     for _ in range(3):
-        uniform.cycle(lambda: {2: bad})
+        exchange = uniform.cycle(lambda: {2: bad}).exchange
+        assert exchange is not None
+        assert exchange.chosen is None
     assert all(bool(tensor.isfinite().all()) for tensor in uniform.generator.state_dict().values())
 
 

@@ -266,6 +266,46 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path: Path) -> None
         assert load_newest(nodes[1].directory).meta.run_id == "test-run"
 
 
+@pytest.mark.parametrize("change", ["shard", "setting"])
+def test_a_node_does_not_resume_on_what_its_checkpoint_did_not_see(tmp_path: Path, change: str) -> None:
+    """Another shard or another learning rate: one line that names which, and nothing is trained."""
+    peers = write_run(tmp_path, complete(2), policy="alone", epochs=2)
+    with started(peers, 1) as nodes:
+        finish_all(nodes)
+    if change == "shard":
+        save_shard(tmp_path / "shards" / "node-1.npz", Shard(np.zeros((40, 8, 8, 1), np.uint8)))
+    else:
+        text = peers.read_text(encoding="utf-8")
+        peers.write_text(text.replace("momentum = 0.9", "momentum = 0.8"), encoding="utf-8")
+    with started(peers, 1) as nodes:
+        code, errors = nodes[1].finish()
+    assert code == 2
+    assert change in errors
+    assert "changed since this checkpoint" in errors
+
+
+def test_another_nodes_key_is_noticed(tmp_path: Path) -> None:
+    """The likeliest mistake when files are copied to machines by hand."""
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=1)
+    (tmp_path / "keys" / "node-1.key").unlink()
+    (tmp_path / "keys" / "node-2.key").rename(tmp_path / "keys" / "node-1.key")
+    with started(peers, 1) as nodes:
+        code, errors = nodes[1].finish()
+    assert code == 2
+    assert "node-1.key" in errors
+    assert "is not node 1's" in errors
+
+
+def test_metrics_on_a_full_disk_cost_the_metrics_and_set_a_flag(tmp_path: Path) -> None:
+    """Training goes on to its end; status.json says what is missing."""
+    peers = write_run(tmp_path, complete(2), policy="alone", epochs=5)
+    (tmp_path / "nodes" / "1").mkdir(parents=True)
+    (tmp_path / "nodes" / "1" / "metrics.jsonl").symlink_to("/dev/full")
+    with started(peers, 1) as nodes:
+        finish_all(nodes)
+        assert "No space left" in nodes[1].status()["degraded"]["metrics"]
+
+
 def test_a_taken_port_and_a_taken_directory_are_one_line_each(tmp_path: Path) -> None:
     """A second process of the same node changes nothing for the first."""
     peers = write_run(tmp_path, complete(2), policy="uniform", epochs=400)
