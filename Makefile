@@ -5,8 +5,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+DATA ?= mnist
+LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo lint types unit system test bench clean
+.PHONY: install demo first-look lint types unit system test bench clean
 
 install: $(VENV)/installed
 
@@ -24,6 +26,17 @@ demo: install
 	$(BIN)/dgan-eval probe $(DEMO)
 	$(BIN)/dgan-eval quality $(DEMO)
 	$(BIN)/dgan-eval report $(DEMO)
+
+# The paper's experiment in small: three policies, 3 epochs each. DATA may be a folder with the four IDX files.
+first-look: install
+	for policy in alone uniform info-gain; do \
+	  $(BIN)/dgan-launch run examples/paper-ring.toml --data $(DATA) --preset paper --policy $$policy --epochs 3 \
+	    --run-dir runs/first-look/$$policy || exit; \
+	done
+	mkdir -p results
+	$(BIN)/dgan-eval probe $(LOOKS) --json > results/first-look-probe.json
+	$(BIN)/dgan-eval quality $(LOOKS) --json > results/first-look-quality.json
+	$(BIN)/dgan-eval report $(LOOKS) -o runs/first-look/report.html
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -15,7 +16,8 @@ from node.cli import Command, example
 from topology.peers import read_peers
 
 _LIFELINE = "DGAN_LIFELINE_FD"
-_LIFELINE_DEADLINE_S = 1.5
+_SIGNAL_DEADLINE_S, _LIFELINE_DEADLINE_S = 0.2, 1.5
+_PR_SET_PDEATHSIG = 1
 
 
 @click.command(
@@ -41,7 +43,7 @@ def main(node_id: int, peers_path: Path) -> None:
     """
     stop = threading.Event()
     _handle_signals(stop)
-    _watch_lifeline()
+    _watch_lifeline(stop)
     view = read_peers(peers_path).view(node_id)
     # torch takes seconds to load; a wrong peers file shall not.
     from node.session import run_session  # noqa: PLC0415
@@ -61,15 +63,22 @@ def _handle_signals(stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, handle)
 
 
-def _watch_lifeline() -> None:
-    """Ends this process when its launcher dies: the launcher holds the other end of a pipe and never writes."""
+def _watch_lifeline(stop: threading.Event) -> None:
+    """Ends this process when its launcher dies, however it does.
+
+    The kernel sends SIGTERM at the parent's death where it can (Linux). The launcher also holds the other end of a
+    pipe and never writes: its end asks again where no signal came, and ends what does not answer in time.
+    """
     descriptor = os.environ.pop(_LIFELINE, None)
     if descriptor is None:
         return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def watch() -> None:
         os.read(int(descriptor), 1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not stop.wait(_SIGNAL_DEADLINE_S):
+            os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(_LIFELINE_DEADLINE_S)
         os._exit(128 + signal.SIGTERM)
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ def write_run(folder: Path, graph: Graph, images: int = 40, **settings: Any) -> 
         dump_peers(Peers(path, "test-run", *templates, settings=resolved, peers=peers)), encoding="utf-8"
     )
     return path
+
+
+def free_ports(number: int) -> int:
+    """The first of as many consecutive ports that no other test of this process uses."""
+    first, *_ = islice(_PORTS, number)
+    return first
 
 
 class NodeProcess:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from harness import NodeProcess, started, wait_until, write_run
+from harness import NodeProcess, free_ports, started, wait_until, write_run
 from node.checkpoint import list_checkpoints, load_newest
 from node.config import Architecture
 from node.shards import Shard, save_shard
 from node.snapshots import schema
 from relay import Relay
+from topology.files import write_graph
 from topology.graph import complete, ring
 from transport.wire import MAGIC, Snapshot, encode
 
 pytestmark = pytest.mark.system
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file's object, {} where there is none yet."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def finish_all(nodes: dict[int, NodeProcess]) -> None:
@@ -304,6 +315,28 @@ def test_metrics_on_a_full_disk_cost_the_metrics_and_set_a_flag(tmp_path: Path) 
     with started(peers, 1) as nodes:
         finish_all(nodes)
         assert "No space left" in nodes[1].status()["degraded"]["metrics"]
+
+
+def test_no_node_outlives_its_launcher(tmp_path: Path) -> None:
+    """`kill -9` of the launcher: every node saves, stops, and is gone."""
+    options = ["--run-dir", str(tmp_path / "run"), "--epochs", "100000", "--base-port", str(free_ports(4))]
+    graph = tmp_path / "ring.toml"
+    graph.write_text(write_graph(ring(3)), encoding="utf-8")
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "launcher", "run", str(graph), *options], stdout=subprocess.DEVNULL
+    )
+    statuses = [tmp_path / "run" / "nodes" / str(node_id) / "status.json" for node_id in (1, 2, 3)]
+    try:
+        wait_until(
+            lambda: all(read(path).get("cycle", 0) > 0 for path in statuses), what="three nodes training"
+        )
+    finally:
+        launcher.kill()
+        launcher.wait()
+    pids = [read(path)["pid"] for path in statuses]
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), timeout_s=20, what="all nodes gone")
+    assert [read(path)["state"] for path in statuses] == ["stopped"] * 3
+    assert all(list_checkpoints(path.parent) for path in statuses)
 
 
 def test_a_taken_port_and_a_taken_directory_are_one_line_each(tmp_path: Path) -> None:
