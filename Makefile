@@ -37,6 +37,7 @@ first-look: install
 	$(BIN)/dgan-eval probe $(LOOKS) --json > results/first-look-probe.json
 	$(BIN)/dgan-eval quality $(LOOKS) --json > results/first-look-quality.json
 	$(BIN)/dgan-eval report $(LOOKS) -o runs/first-look/report.html
+	$(BIN)/python benchmarks/tables.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -55,6 +56,7 @@ test: lint types unit system
 
 bench: install
 	$(BIN)/python benchmarks/node_costs.py
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,103 @@
+"""Writes the tables of README.md from the files in results/, between their markers.
+
+    python benchmarks/tables.py [--check]
+
+With --check nothing is written, and the exit status is 1 where the README does not hold what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
+POLICIES = ("alone", "uniform", "info-gain")
+SOURCES = {"untrained": "D before its first step", "pixels": "raw pixels"}
+
+
+def main() -> None:
+    """Rewrites the README, or compares it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    text = README.read_text(encoding="utf-8")
+    filled = fill(fill(text, "first-look", first_look()), "node-costs", node_costs())
+    if parser.parse_args().check:
+        sys.exit(
+            "README.md does not hold what results/ says: run python benchmarks/tables.py"
+            if filled != text
+            else 0
+        )
+    README.write_text(filled, encoding="utf-8")
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """The text with `table` between the markers of that name."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = text.partition(opening)
+    _, found, after = rest.partition(closing)
+    if not found:
+        raise SystemExit(
+            f"README.md: the markers {opening} and {closing} are missing; put them where the table goes"
+        )
+    return f"{before}{opening}\n{table}\n{closing}{after}"
+
+
+def first_look() -> str:
+    """Errors and image quality of the three policies, beside the floors."""
+    probes = {run["policy"]: run for run in load("first-look-probe.json")}
+    qualities = {run["policy"]: run for run in load("first-look-quality.json")}
+    lines = [
+        "| | linear SVM, mean (range) | RBF SVM, mean (range) | KID | FID |",
+        "|---|---|---|---|---|",
+    ]
+    for policy in POLICIES:
+        scores = [node["scores"] for node in qualities[policy]["nodes"]]
+        kid, fid = (sum(score[key] for score in scores) / len(scores) for key in ("kid", "fid"))
+        lines.append(f"| `{policy}` | {errors(probes[policy], 'discriminator')} | {kid:.2f} | {fid:.1f} |")
+    lines += [f"| *{name}* | {errors(probes['alone'], source)} | | |" for source, name in SOURCES.items()]
+    real = qualities["alone"]["real"]
+    lines.append(f"| *real training images* | | | {real['kid']:.4f} | {real['fid']:.2f} |")
+    return "\n".join(lines)
+
+
+def errors(probe: dict[str, Any], source: str) -> str:
+    """Two cells: the linear and the RBF kernel's error on all layers, in percent."""
+    cells = []
+    for kernel in ("linear", "rbf"):
+        row = next(
+            row
+            for row in probe["rows"]
+            if (row["source"], row["kernel"]) == (source, kernel) and row["layers"] in ("all", None)
+        )
+        cells.append(f"{row['mean']:.2f} ({row['lowest']:.2f} - {row['highest']:.2f})")
+    return " | ".join(cells)
+
+
+def node_costs() -> str:
+    """Memory and publishing."""
+    result = load("node_costs.json")
+    memory, publish = result["memory"], result["publish"]
+    resident = f"{memory['largest_resident_mb']:.0f} MB, {memory['ratio']:.2f} times a process that only imports torch"
+    share, low, high = (publish[key] for key in ("share_of_training_time", "share_lowest", "share_highest"))
+    return "\n".join(
+        [
+            "| | measured | limit |",
+            "|---|---|---|",
+            f"| resident memory of a node | {resident} | {memory['limit_mb']} MB |",
+            f"| publishing, share of the training thread's time | {share:.2%} ({low:.2%} - {high:.2%}) | {publish['limit']:.0%} |",
+        ]
+    )
+
+
+def load(name: str) -> Any:
+    """A file of results/."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
