@@ -17,8 +17,6 @@ up to K x `images_per_node`, or to N where that is 0. The rule then decides who 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,7 +79,7 @@ def _weights(nodes: int, shares: tuple[float, ...]) -> NDArray[np.float64]:
         raise InputError(
             "split.shares", f"{len(shares)} numbers for {nodes} nodes", "one for each node, or none at all"
         )
-    if not all(math.isfinite(share) and share > 0 for share in shares):
+    if not all(share > 0 for share in shares):
         raise InputError("split.shares", f"{list(shares)}", "numbers above 0")
     return np.array(shares, dtype=np.float64)
 

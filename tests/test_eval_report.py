@@ -94,7 +94,7 @@ def make_node(directory: Path, node: int, neighbors: tuple[int, ...], settings: 
     meta = CheckpointMeta(
         run_id=f"test-{settings.policy}", node_id=node, architecture="paper", arch_id="paper/8x8x1/0",
         image_size=SIZE, image_channels=1, cycle=CYCLES, cycles=CYCLES, epoch=20, epochs=20, finished=True,
-        chosen={}, boot=1, saved_at_s=0.0,
+        chosen={}, inputs={}, boot=1, saved_at_s=0.0,
     )  # fmt: skip
     checkpoint.save(directory, meta, add_prefix(generator.state_dict(), "generator"))
     rng = np.random.default_rng(node)

@@ -171,7 +171,6 @@ def test_too_many_images_of_few_classes_are_refused_with_the_largest_number(
     [
         ({"shares": (1, 2)}, "split.shares: 2 numbers for 5 nodes"),
         ({"shares": (1, 2, 3, 4, 0)}, "numbers above 0"),
-        ({"shares": (1, 2, 3, 4, float("nan"))}, "numbers above 0"),
         (
             {"rule": "classes", "classes_per_node": 11},
             "split.classes_per_node: 11, but 10 classes occur; 1 to 10",

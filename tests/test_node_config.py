@@ -66,6 +66,7 @@ def test_a_new_architecture_joins_the_built_in_ones() -> None:
         ("preset=papper", ("papper", "quick, paper, best")),
         ("architecture.paper.generator_widths=[0]", ("generator_widths = [0]", "at least 1")),
         ("discriminator.learning_rate=inf", ("discriminator.learning_rate = inf", "finite")),
+        ("split.shares=[1.0, nan]", ("split.shares.1 = nan", "finite")),
         ("checkpoint.keep_epochs=[0, 3]", ("epoch 0", "1 to 200")),
         ("training.device=tpu", ("training.device = 'tpu'", "cuda")),
     ],
