@@ -133,8 +133,10 @@ class Worker:
                 self._keep()
         except StopRequestedError:
             self._save(required=True)
+            self._report("stopped")
             raise
         self._save(required=True)
+        self._report("lingering")
         self._log.info("training finished", cycle=self._trainer.cycle_count, epochs=self._settings.epochs)
         self._linger()
 
