@@ -113,6 +113,7 @@ def test_files_and_functions_stay_short(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("module", TORCHLESS)
 def test_importing_it_loads_no_torch(module: str) -> None:
     """Starting, planning and checking stay quick and small."""

@@ -18,6 +18,8 @@ from eval.classifier import Recipe
 from eval.results import read_probe, read_quality
 from node.shards import load_shard, save_shard
 
+pytestmark = pytest.mark.system
+
 MakeRun = Callable[..., Path]
 
 

@@ -23,6 +23,8 @@ from eval.plots import (
 )
 from topology.graph import ring
 
+pytestmark = pytest.mark.system
+
 NOTHING = np.array([np.nan, np.nan])
 
 

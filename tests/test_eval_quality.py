@@ -17,6 +17,8 @@ from eval.runs import read_run
 from node.shards import load_shard, save_shard
 from topology.errors import InputError
 
+pytestmark = pytest.mark.system
+
 MakeRun = Callable[..., Path]
 
 

@@ -40,6 +40,8 @@ from topology.files import write_graph
 from topology.graph import ring
 from topology.peers import Peer, Peers, dump_peers
 
+pytestmark = pytest.mark.system
+
 SIZE = 8
 CYCLES, EVERY = 400, 10
 CLASSES = tuple("0123456789")

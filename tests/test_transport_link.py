@@ -15,6 +15,8 @@ from nets import DEADLINE_S, KEYS, Net, Relay, frame, free_address, neighbor, op
 from transport.errors import LocalError
 from transport.link import Link, LinkSettings
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def net() -> Iterator[Net]:

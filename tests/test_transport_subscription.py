@@ -26,6 +26,8 @@ from nets import (
 from transport.link import Link
 from transport.wire import Expected
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def net() -> Iterator[Net]:
