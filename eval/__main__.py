@@ -28,7 +28,6 @@ from node.cli import Group, example
 
 # scikit-learn and matplotlib take seconds to load; `--help` and a wrong directory shall not. So commands import them.
 
-_EXIT_FAILURE, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 Tell = Callable[[str], None]
 
 _runs_argument = click.argument(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eval.features import to_tensor
-from node.checkpoint import write_atomically
+from node.files import write_atomically
 
 CLASSIFIER_FILE = "classifier.safetensors"
 FEATURES = 64

@@ -27,8 +27,8 @@ from eval.portrait import SAMPLES, TEST, Portrait, portray
 from eval.results import ProbeResult, QualityResult, read_probe, read_quality
 from eval.runs import RunDirectory
 from eval.structure import Structure, describe
-from node.checkpoint import write_atomically
 from node.config import Section, Settings
+from node.files import write_atomically
 from topology.errors import InputError
 from topology.files import read_graph
 

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from node.files import write_atomically
 from topology.errors import InputError
 
 PROBE_FILE, QUALITY_FILE = "probe.json", "quality.json"
@@ -217,9 +218,7 @@ class QualityResult:
 def write_result(path: Path, result: ProbeResult | QualityResult) -> None:
     """Writes a result so that the file is either whole or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, (json.dumps(dataclasses.asdict(result), indent=1) + "\n").encode())
 
 
 def read_probe(evaluation: Path) -> ProbeResult | None:

@@ -17,9 +17,10 @@ from launcher.live import open_view, read_status
 from launcher.plan import Request
 from launcher.prepare import Draft, default_run_dir, draft_run, locked, settings_layer, write_run
 from launcher.processes import Outcome, supervise
-from launcher.supervisor import EXIT_OK, RestartPolicy, Supervisor
+from launcher.supervisor import RestartPolicy, Supervisor
 from node.cli import Group, example
 from node.config import PRESETS, Settings, parse_assignments, resolve
+from node.exits import EXIT_OK
 from topology import graph as graphs
 from topology.errors import InputError
 from topology.files import read_graph, write_graph

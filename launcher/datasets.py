@@ -35,6 +35,7 @@ from launcher.images import (
 )
 from launcher.split import split
 from node.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, Settings
+from node.files import write_atomically
 from node.shards import Shard, save_shard
 from topology.errors import InputError
 
@@ -224,9 +225,7 @@ def prepare_shards(data: DataSet, settings: Settings, node_ids: tuple[int, ...],
         nodes=nodes,
         test=_write(directory / "test.npz", data, data.test, kept, settings),
     )
-    part = directory / ".split.json.part"
-    part.write_text(record.to_json(), encoding="utf-8")
-    part.replace(directory / "split.json")
+    write_atomically(directory / "split.json", record.to_json().encode())
     return record
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import platform
 import re
 import secrets
@@ -27,6 +26,7 @@ from launcher.datasets import DataSet, load_data, prepare_shards, resolve_image
 from launcher.plan import Request, RunPlan, build_plan, check_request
 from launcher.split import split
 from node.config import Settings, resolve
+from node.files import write_atomically
 from topology.errors import InputError
 from topology.files import write_graph
 from topology.peers import DEFAULT_DATA, DEFAULT_DIRECTORY, DEFAULT_KEY, Peer, Peers, dump_peers
@@ -121,9 +121,9 @@ def write_run(draft: Draft) -> None:
     shutil.rmtree(run_dir / "shards", ignore_errors=True)
     prepare_shards(draft.data, plan.settings, request.graph.ids, run_dir / "shards")
     run_id = f"{_plain(run_dir.resolve().name)}-{secrets.token_hex(4)}"
-    _write(run_dir / "graph.toml", write_graph(request.graph))
-    _write(run_dir / "settings.toml", plan.settings.to_toml())
-    _write(run_dir / "peers.toml", dump_peers(_peers(plan, run_id, _public_keys(plan))))
+    write_atomically(run_dir / "graph.toml", write_graph(request.graph).encode())
+    write_atomically(run_dir / "settings.toml", plan.settings.to_toml().encode())
+    write_atomically(run_dir / "peers.toml", dump_peers(_peers(plan, run_id, _public_keys(plan))).encode())
     record = {
         "run_id": run_id,
         "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
@@ -132,7 +132,7 @@ def write_run(draft: Draft) -> None:
         "data": {"name": draft.data.name, "argument": request.data},
         "inputs": _inputs(request),
     }
-    _write(run_dir / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / RUN_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def settings_layer(path: Path) -> dict[str, Any]:
@@ -281,16 +281,6 @@ def _check_unused(run_dir: Path) -> None:
     if names and _LOCK not in names:
         problem = f"not a run directory: it holds {names[0]} and no {RUN_FILE}"
         raise InputError(run_dir, problem, "give an empty or a new --run-dir")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file that is whole or absent."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _plain(name: str) -> str:

@@ -18,7 +18,8 @@ from typing import Self
 
 from launcher.live import Row, View, read_status
 from launcher.plan import ProcessSpec
-from launcher.supervisor import EXIT_OK, EXIT_TEMPORARY, Decision, Start, State, Stop, Supervisor
+from launcher.supervisor import Decision, Start, State, Stop, Supervisor
+from node.exits import EXIT_OK, EXIT_TEMPORARY
 
 LIFELINE_VARIABLE = "DGAN_LIFELINE_FD"
 _POLL_S = 0.1

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_TEMPORARY = 0, 1, 2, 75
+from node.exits import EXIT_FAILURE, EXIT_INPUT, EXIT_OK
 
 
 class State(enum.StrEnum):
@@ -153,7 +153,7 @@ class Supervisor:
         restart_in_s = None
         if code == EXIT_OK:
             node.state = State.FINISHED if finished else State.STOPPED
-        elif code == EXIT_USAGE:
+        elif code == EXIT_INPUT:
             node.state = State.REFUSED
         elif self._kill_s is not None:
             # SIGTERM kills a process that is still loading its libraries: it has trained nothing yet.
@@ -218,5 +218,5 @@ class Supervisor:
         if states <= {State.FINISHED}:
             return EXIT_OK
         if failed := states.intersection(_FAILED):
-            return EXIT_USAGE if failed == {State.REFUSED} else EXIT_FAILURE
+            return EXIT_INPUT if failed == {State.REFUSED} else EXIT_FAILURE
         return EXIT_FAILURE if signal_number is None else 128 + signal_number

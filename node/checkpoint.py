@@ -9,9 +9,7 @@ moment leaves the one before it valid, and boot counters and times never touch t
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +21,7 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
+from node.files import write_atomically
 from topology.errors import InputError
 
 FORMAT = 1
@@ -189,38 +188,6 @@ def load_newest(
             on_invalid(path, str(error))
     problem = reasons[0] if reasons else "no checkpoint"
     raise InputError(directory / "checkpoints", problem, "train the node first, or copy its folder whole")
-
-
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Writes a file so that a reader finds the old or the new content, never a part.
-
-    Args:
-        path: The file.
-        data: Its new content.
-        durable: Whether the new content must also be on the disk before this returns.
-
-    Raises:
-        OSError: The disk refuses; the old content is still there.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    if not durable:
-        return
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cycle_of(path: Path) -> int:

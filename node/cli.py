@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
+from node.exits import EXIT_FAILURE, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from topology.errors import InputError
 from transport.errors import LocalError
-
-EXIT_FAILURE, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class _OneLineErrors(click.Command):
@@ -35,7 +34,7 @@ class _OneLineErrors(click.Command):
             status = self._fail(str(error) or "out of memory", EXIT_FAILURE)
         except click.Abort:
             status = self._fail("interrupted; nothing written before is lost", EXIT_INTERRUPTED)
-        sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(status if isinstance(status, int) else EXIT_OK)
 
     def _fail(self, line: str, status: int) -> int:
         click.echo(f"{self.name}: error: {line}", err=True)

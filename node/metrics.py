@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from node.checkpoint import write_atomically
+from node.files import write_atomically
 from node.neighbors import Reading
 from node.trainer import CycleRecord, Exchange
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from node.config import Settings
 from node.neighbors import Arrays
@@ -31,7 +32,7 @@ class Identity:
     boot: int
     inputs: Mapping[str, str]
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
         """Schema of the snapshots that it publishes."""
         image = self.settings.image
@@ -45,28 +46,25 @@ class Publisher:
 
     Args:
         identity: Who publishes.
-        link: Where frames go; None where the policy is `alone`, and nothing is ever sent.
+        link: Where frames go.
     """
 
-    def __init__(self, identity: Identity, link: Link | None) -> None:
+    def __init__(self, identity: Identity, link: Link) -> None:
         self._identity = identity
-        self._schema = identity.schema
         self._link = link
         self._seq = 0
 
     def publish(self, blocks: tuple[Arrays, ...], cycle: int, *, done: bool) -> None:
         """Sends the weights after `cycle` cycles; in lockstep the two last blocks, the older first."""
-        if self._link is None:
-            return
         view, self._seq = self._identity.view, self._seq + 1
         snapshot = Snapshot(
             run_id=view.run_id,
             node_id=view.me.id,
-            arch_id=self._schema.arch_id,
+            arch_id=self._identity.schema.arch_id,
             boot=self._identity.boot,
             seq=self._seq,
             cycle=cycle,
             done=done,
             blocks=blocks,
         )
-        self._link.publish(encode(snapshot, self._schema, self._identity.settings.exchange.payload))
+        self._link.publish(encode(snapshot, self._identity.schema, self._identity.settings.exchange.payload))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from node.checkpoint import write_atomically
+from node.files import write_atomically
 from node.models import Generator
 
 

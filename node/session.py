@@ -20,16 +20,18 @@ import torch
 import xxhash
 from structlog.typing import FilteringBoundLogger
 
-from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside, write_atomically
+from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
+from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
+from node.files import write_atomically
 from node.logs import open_log
 from node.metrics import Status
-from node.models import Discriminator, check_image_shape
+from node.models import Discriminator
 from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, build_modules
 from node.publisher import Identity
 from node.shards import Shard, load_shard
 from node.snapshots import schema
-from node.trainer import Trainer, TrainingError, choose_device, place
+from node.trainer import Trainer, TrainingError, place
 from node.worker import StopRequestedError, Worker
 from topology.errors import InputError
 from topology.peers import NodeView, Peer
@@ -37,8 +39,6 @@ from transport.errors import LocalError
 from transport.keys import load_keys
 from transport.link import Link, LinkSettings, Neighbor
 from transport.wire import Expected
-
-EXIT_DONE, EXIT_FAILURE, EXIT_TEMPORARY = 0, 1, 75
 
 
 def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
@@ -90,9 +90,8 @@ def _train(
     try:
         _live(identity, shard, saved, status, stop, log)
     except StopRequestedError:
-        status.update(state="stopped")
         log.info("stopped; start again to resume")
-        return EXIT_DONE
+        return EXIT_OK
     except InputError as error:
         status.update(state="failed", error=str(error))
         raise
@@ -101,7 +100,7 @@ def _train(
         log.error("node failed", error=str(error))  # noqa: TRY400 - the line says it all
         return EXIT_TEMPORARY if isinstance(error, NeighborTimeoutError) else EXIT_FAILURE
     status.update(state="finished")
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _live(
@@ -115,9 +114,7 @@ def _live(
     """The node between its first and its last cycle; the link's lifetime is this call."""
     trainer = Trainer(identity.settings, identity.architecture, identity.view.me.id, shard)
     with contextlib.ExitStack() as stack:
-        link = (
-            None if identity.settings.policy == "alone" else stack.enter_context(_opened_link(identity, log))
-        )
+        link = None if identity.settings.policy == "alone" else _open_link(identity, log, stack)
         address = None if link is None else link.address
         worker = _build_worker(identity, trainer, link, status, log, stop)
         if saved is not None:
@@ -140,13 +137,13 @@ def _build_worker(
     settings = identity.settings
     if link is None:
         return Worker(identity, trainer, None, None, status, log, stop)
-    image, device = settings.image, choose_device(settings.training.device)
+    image = settings.image
     modules = build_modules(
         (
             peer.id,
             place(
                 Discriminator(settings.architecture[architecture_of(peer)], image.size, image.channels),
-                device,
+                trainer.device,
             ),
         )
         for peer in identity.view.neighbors
@@ -165,19 +162,14 @@ def _build_worker(
     return worker
 
 
-@contextlib.contextmanager
-def _opened_link(identity: Identity, log: FilteringBoundLogger) -> Iterator[Link]:
+def _open_link(identity: Identity, log: FilteringBoundLogger, stack: contextlib.ExitStack) -> Link:
     """The running link; a key file or an address that keeps it from starting is the user's to mend."""
     try:
-        link = Link(link_settings(identity, log)).__enter__()
+        return stack.enter_context(Link(link_settings(identity, log)))
     except LocalError as error:
         raise InputError(
             f"node {identity.view.me.id}", str(error), "mend it and start the node again"
         ) from None
-    try:
-        yield link
-    finally:
-        link.__exit__(None, None, None)
 
 
 def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings:
@@ -254,7 +246,6 @@ def _check_architecture(where: Path, settings: Settings, peer: Peer) -> None:
 def _with_image_shape(settings: Settings, shard: Shard, path: Path) -> Settings:
     """The settings with the image shape filled in from the shard, which must agree where the settings name one."""
     size, channels = shard.image_shape
-    check_image_shape(size, channels)
     wanted = (settings.image.size or size, settings.image.channels or channels)
     if wanted != (size, channels):
         mend = f"image.size = {wanted[0]} and image.channels = {wanted[1]} ask for {wanted[0]}x{wanted[0]}x{wanted[1]}"

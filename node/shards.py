@@ -10,8 +10,8 @@ One `.npz` file without pickle:
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
+from node.files import write_atomically
 from topology.errors import InputError
 
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -63,12 +64,9 @@ def save_shard(path: Path, shard: Shard) -> None:
     if shard.index is not None:
         arrays["index"] = shard.index.astype(np.int64)
     arrays["meta"] = np.array(json.dumps({"data_set": shard.data_set, "classes": list(shard.classes)}))
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_shard(path: Path) -> Shard:

@@ -71,7 +71,7 @@ class Worker:
         self._trainer = trainer
         self._neighbors = neighbors
         self._link = link
-        self._publisher = Publisher(identity, link)
+        self._publisher = None if link is None else Publisher(identity, link)
         self._status = status
         self._log = log
         self._stop = stop
@@ -168,7 +168,7 @@ class Worker:
     # Publishing and saving ---------------------------------------------------------------------------------------
 
     def _exchange(self) -> None:
-        if self._link is None or not self._at_block_end():
+        if not self._at_block_end():
             return
         if self._lockstep:
             self._published = (self._published[1], to_arrays(self._trainer.discriminator))
@@ -176,12 +176,14 @@ class Worker:
         self._publish()
 
     def _publish(self) -> None:
+        if self._publisher is None:
+            return
         count = self._trainer.cycle_count
         done = count == self._trainer.cycles
         if self._lockstep:
             # In mid-block, after a resume, the frame tells of the block's start again.
             self._publisher.publish(self._published, count if done else self._block_start(), done=done)
-        elif self._link is not None:
+        else:
             self._publisher.publish((to_arrays(self._trainer.discriminator),), count, done=done)
 
     def _keep(self) -> None:

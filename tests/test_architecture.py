@@ -18,9 +18,21 @@ ARROWS = {
     "topology": set[str](),
     "transport": set[str](),
     "node": {"topology", "transport"},
-    "launcher": {"topology", "transport.keys", "transport.errors", "node.cli", "node.config", "node.shards"},
+    "launcher": {
+        "topology",
+        "transport.keys",
+        "transport.errors",
+        "node.cli",
+        "node.config",
+        "node.exits",
+        "node.files",
+        "node.shards",
+    },
     "eval": {"topology"}
-    | {f"node.{name}" for name in ("cli", "models", "checkpoint", "data", "config", "shards", "samples")},
+    | {
+        f"node.{name}"
+        for name in ("cli", "files", "models", "checkpoint", "data", "config", "shards", "samples")
+    },
 }
 # Libraries that stay in the packages that are about them.
 LIBRARY_HOMES = {"torch": {"node", "eval"}, "zmq": {"transport"}, "networkx": {"topology", "eval"}}

@@ -16,8 +16,8 @@ from node.checkpoint import (
     prune,
     save,
     set_aside,
-    write_atomically,
 )
+from node.files import write_atomically
 from topology.errors import InputError
 
 TENSORS = {
