@@ -4,7 +4,8 @@ Theory of operation. `publish` leaves a frame on a shelf that holds one, wakes t
 is still there is replaced, since only the newest matters. `latest` reads the newest delivery of a neighbour from
 another shelf, and may wait for one that is newer. Everything else happens on the I/O thread: who may connect, sending,
 receiving, decoding, mending of connections. Its loop waits until a socket can be read or something falls due by the
-clock. Training waits for the network nowhere, save where the caller of `latest` asks for it.
+clock; names are looked up beside it, since that may block (`transport/lookup.py`). Training waits for the network
+nowhere, save where the caller of `latest` asks for it.
 
 An unexpected error on the I/O thread ends the thread; the next call at either door raises it as LocalError.
 """
@@ -25,6 +26,7 @@ import zmq
 from transport.errors import LocalError
 from transport.inbox import Delivery
 from transport.keys import KeyPair
+from transport.lookup import Resolve
 from transport.publisher import Publisher
 from transport.sockets import Reactor, Wiring
 from transport.subscription import Neighbor, Subscription
@@ -54,8 +56,11 @@ class LinkSettings:
         clock: Monotonic seconds.
         on_event: Called on the I/O thread with the name and the fields of each event; must not raise or block.
             key_refused(public_key), handshake_refused(reason), connection_up(neighbor), connection_lost(neighbor),
-            connection_rebuilt(neighbor, reason), snapshot_refused(neighbor, kind, error). The same event of the same
-            neighbour is told at most once a second; `suppressed` counts those left out before it.
+            connection_rebuilt(neighbor, reason), name_unresolved(neighbor, name, error), snapshot_refused(neighbor,
+            kind, error). The same event of the same neighbour is told at most once a second; `suppressed` counts
+            those left out before it.
+        resolve: Looks up the names in neighbours' addresses, called and answering as socket.getaddrinfo, on threads
+            that it may block.
 
     Raises:
         LocalError: An id, address or key appears twice, is this node's own, or an address is not tcp://.
@@ -68,6 +73,7 @@ class LinkSettings:
     republish_s: float = 3.0
     clock: Callable[[], float] = time.monotonic
     on_event: Callable[[str, dict[str, Any]], None] = _ignore
+    resolve: Resolve = tcp.getaddrinfo
 
     def __post_init__(self) -> None:
         ids = [self.node_id, *(neighbor.id for neighbor in self.neighbors)]
@@ -286,11 +292,14 @@ class Link:
             self._thread.join(_STOP_S)
             if self._thread.is_alive():
                 raise LocalError(f"the link's thread did not stop within {_STOP_S:g} s")
-        self._waker.close()
-        self._wakened.close()
+        with self._changed:
+            self._waker.close()
+            self._wakened.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
+        # An error means that the pipe is full, so it will wake, or closed: a lookup may outlive the link. Without the
+        # lock the byte could go to whatever gets the descriptor's number next.
+        with self._changed, contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
     # Below: the I/O thread.
@@ -310,7 +319,15 @@ class Link:
     def _serve(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         settings, reactor = self.settings, Reactor()
         wiring = Wiring(
-            context, reactor, settings.keys, settings.clock, settings.republish_s, self._report, self._deliver
+            context,
+            reactor,
+            settings.keys,
+            settings.clock,
+            settings.republish_s,
+            self._report,
+            self._deliver,
+            settings.resolve,
+            self._wake,
         )
         reactor.add(self._wakened, self._on_wake)
         allowed = frozenset(neighbor.public_key for neighbor in settings.neighbors)
@@ -340,7 +357,7 @@ class Link:
             self._deliveries[neighbor_id] = delivery
             self._changed.notify_all()
 
-    def _report(self, name: str, **fields: Any) -> None:
+    def _report(self, name: str, /, **fields: Any) -> None:
         """Tells an event, unless the like was told within the last second: a hostile peer must not fill a log."""
         now_s, like = self.settings.clock(), (name, fields.get("neighbor"))
         told_s, suppressed = self._reports.get(like, (-_REPORT_EVERY_S, 0))

@@ -16,6 +16,7 @@ import zmq
 
 from transport.inbox import Delivery
 from transport.keys import KeyPair
+from transport.lookup import Resolve
 
 _MONITOR_EVENT = struct.Struct("=Hi")
 HANDSHAKE_FAILED: dict[int, str] = {
@@ -69,6 +70,8 @@ class Wiring:
         republish_s: Time after which a publisher sends its newest frame again.
         report: Told of every event.
         deliver: Given the id of a neighbour and its newest delivery.
+        resolve: Looks up names, on threads that it may block.
+        wake: Ends the reactor's wait; any thread may call it, and at any time.
     """
 
     context: Context
@@ -78,6 +81,8 @@ class Wiring:
     republish_s: float
     report: Report
     deliver: Callable[[int, Delivery], None]
+    resolve: Resolve
+    wake: Callable[[], None]
 
     def socket(self, kind: int, options: Mapping[int, int]) -> Socket:
         """A socket with this node's keys, and the options that every socket here needs besides `options`."""

@@ -2,14 +2,14 @@
 
     open --(refused, broken off, garbage, oversize, silent, flooded)--> closed, with back-off --(time is up)--> open
 
-libzmq connects again by itself after an ordinary loss, resolves the name anew each time, and says so to the monitor.
-Every other end of a connection is final for it, and is mended here by a fresh socket.
+libzmq connects again by itself after an ordinary loss, and says so to the monitor. Every other end of a connection is
+final for it, and is mended here by a fresh socket. It knows one numeric address: a name is looked up here, before a
+socket is opened and while it finds nobody, and a socket whose name leads elsewhere by then is closed for a fresh one.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import socket as tcp
 import struct
 import sys
@@ -19,6 +19,7 @@ import zmq
 
 from transport.errors import FloodError, LocalError, MalformedFrameError
 from transport.inbox import QUARANTINE_S, Inbox, Refused
+from transport.lookup import Lookup
 from transport.sockets import HANDSHAKE_FAILED, Socket, Wiring, read_monitor
 from transport.wire import Expected
 
@@ -56,6 +57,7 @@ class _Line:
     heard_s: float
     lost_s: float | None = None
     descriptor: int = -1
+    searching: bool = False  # its last try to connect has failed, and the next one is not through
 
 
 class Subscription:
@@ -86,17 +88,32 @@ class Subscription:
         slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
         self._patience_s = max(_SILENT_REPUBLISHES * wiring.republish_s, slowest_s)
         self._backoff_s = _FIRST_BACKOFF_S
-        self._reopen_s = math.inf
+        self._reopen_s = -math.inf
         self._last_reason: str | None = None
-        self._line: _Line | None = self._open()
+        self._last_error: str | None = None
+        self._endpoint: str | None = None  # the last one opened
+        self._line: _Line | None = None
+        try:
+            self._lookup = Lookup(neighbor.address, wiring.resolve, wiring.wake)
+            self._socket().close()  # a key that is none is told of now, and not once the name has an address
+            self.tick(wiring.clock())
+        except (ValueError, zmq.ZMQError) as error:
+            where = f"cannot connect to node {neighbor.id} at {neighbor.address!r}"
+            mend = "tcp://HOST:PORT and a public key of 40 characters are right"
+            raise LocalError(f"{where}: {error}; {mend}") from None
 
     def tick(self, now_s: float) -> float:
-        """Opens or gives up the socket if that is due, and returns when something may be due again."""
-        line = self._line
+        """Looks up, opens or gives up what is due, and returns when something may be due again."""
+        answered = self._look_up(now_s)
+        line, endpoint = self._line, self._lookup.after(self._endpoint)
         if line is None:
             if now_s < self._reopen_s:
                 return self._reopen_s
-            line = self._line = self._open()
+            if endpoint is None:
+                return self._lookup.due_s
+            line = self._line = self._open(endpoint)
+        elif line.searching and answered and endpoint != self._endpoint:
+            return self._rebuild("its name leads to another address", wait_s=0.0)
         if line.lost_s is not None and now_s - line.lost_s >= _LOST_GRACE_S:
             return self._rebuild("ended: oversize frame or garbage")
         if now_s - line.heard_s >= self._patience_s:
@@ -105,7 +122,8 @@ class Subscription:
             if now_s - line.heard_s >= self._patience_s:
                 return self._rebuild(f"silent for {self._patience_s:g} s")
         lost_due_s = math.inf if line.lost_s is None else line.lost_s + _LOST_GRACE_S
-        return min(line.heard_s + self._patience_s, lost_due_s)
+        lookup_due_s = self._lookup.due_s if line.searching else math.inf
+        return min(line.heard_s + self._patience_s, lost_due_s, lookup_due_s)
 
     def close(self) -> None:
         """Closes the socket and its monitor."""
@@ -118,7 +136,20 @@ class Subscription:
             socket.close()
         self._line = None
 
-    def _open(self) -> _Line:
+    def _look_up(self, now_s: float) -> bool:
+        """Asks for the address unless a connection stands or may yet; returns whether there is a new answer."""
+        if self._line is None or self._line.searching:
+            self._lookup.ask(now_s)
+        if not self._lookup.take():
+            return False
+        name, error = self._lookup.name, self._lookup.error
+        if error and error != self._last_error:  # a lasting cause is told once
+            self._wiring.report("name_unresolved", neighbor=self.neighbor.id, name=name, error=error)
+        self._last_error = error
+        self._on_monitor()  # a connection may stand by now, which no answer is to disturb
+        return True
+
+    def _socket(self) -> Socket:
         options: dict[int, int] = {
             zmq.CONFLATE: 1,
             zmq.MAXMSGSIZE: self.neighbor.expected.max_frame_bytes + _CURVE_OVERHEAD_BYTES,
@@ -127,15 +158,15 @@ class Subscription:
             zmq.RECONNECT_IVL_MAX: 1000,
         }
         socket = self._wiring.socket(zmq.SUB, options)
-        try:
-            socket.curve_serverkey = self.neighbor.public_key.encode()
-            socket.subscribe(b"")
-            monitor = socket.get_monitor_socket()
-            socket.connect(self.neighbor.address)
-        except zmq.ZMQError as error:
-            where = f"cannot connect to node {self.neighbor.id} at {self.neighbor.address!r}"
-            mend = "tcp://HOST:PORT and a public key of 40 characters are right"
-            raise LocalError(f"{where}: {os.strerror(error.errno or 0)}; {mend}") from None
+        socket.curve_serverkey = self.neighbor.public_key.encode()
+        socket.subscribe(b"")
+        return socket
+
+    def _open(self, endpoint: str) -> _Line:
+        socket = self._socket()
+        monitor = socket.get_monitor_socket()
+        socket.connect(endpoint)
+        self._endpoint = endpoint
         self._wiring.reactor.add(monitor, self._on_monitor)
         self._wiring.reactor.add(socket, self._on_frame)
         return _Line(socket, monitor, heard_s=self._wiring.clock())
@@ -146,7 +177,9 @@ class Subscription:
         self.rebuilds += 1
         if wait_s is None:
             wait_s, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, _LAST_BACKOFF_S)
-        self._reopen_s = self._wiring.clock() + wait_s
+        now_s = self._wiring.clock()
+        self._lookup.ask(now_s)  # perhaps another node has the address now
+        self._reopen_s = now_s + wait_s
         if reason != self._last_reason:  # a lasting cause is told once
             self._wiring.report("connection_rebuilt", neighbor=self.neighbor.id, reason=reason)
             self._last_reason = reason
@@ -191,7 +224,7 @@ class Subscription:
                 self._rebuild(HANDSHAKE_FAILED[event])
                 return
             if event == zmq.Event.CONNECTED:
-                self._line.descriptor = value
+                self._line.descriptor, self._line.searching = value, False
             elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected = True
                 self._wiring.report("connection_up", neighbor=self.neighbor.id)
@@ -200,7 +233,7 @@ class Subscription:
                 self._line.lost_s, self._line.descriptor = self._wiring.clock(), -1
                 self._wiring.report("connection_lost", neighbor=self.neighbor.id)
             elif event == zmq.Event.CONNECT_RETRIED:
-                self._line.lost_s = None
+                self._line.lost_s, self._line.searching = None, True
 
 
 def _data_age_s(descriptor: int) -> float:
