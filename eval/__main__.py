@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from eval.collect import Collected
+from eval.collect import Collected, standing
 from eval.collect import collect as join
 from eval.results import (
     PROBE_FILE,
@@ -24,7 +24,9 @@ from eval.results import (
     write_result,
 )
 from eval.runs import RunDirectory, read_runs
+from eval.waiting import wait as wait_for
 from node.cli import Group, example
+from topology.errors import InputError
 
 # scikit-learn and matplotlib take seconds to load; `--help` and a wrong directory shall not. So commands import them.
 
@@ -40,13 +42,16 @@ _nodes_option = click.option(
 _seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the evaluation."
 )
+_floors_option = click.option(
+    "--floors/--no-floors", default=True, show_default=True, help="Probe raw pixels and an untrained D too."
+)
 
 
 @click.group(
     "dgan-eval",
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=example("dgan-eval probe runs/ring", "dgan-eval quality runs/ring", "dgan-eval report runs/ring"),
+    epilog=example("dgan-eval judge runs/ring", "dgan-eval probe runs/alone runs/uniform runs/info-gain"),
 )
 @click.version_option(package_name="dgan", message="%(version)s")
 def main() -> None:
@@ -73,9 +78,7 @@ def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
 @_runs_argument
 @_nodes_option
 @_seed_option
-@click.option(
-    "--floors/--no-floors", default=True, show_default=True, help="Probe raw pixels and an untrained D too."
-)
+@_floors_option
 @_json_option
 def probe(
     run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, floors: bool, as_json: bool
@@ -141,6 +144,39 @@ def report(run_dirs: tuple[Path, ...], output: Path | None, *, as_json: bool) ->
         output = runs[0].evaluation / "report.html" if len(runs) == 1 else Path("report.html")
     path = write_report(runs, output)
     click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+
+
+@main.command(
+    epilog=example("dgan-eval judge runs/ring", "dgan-eval judge from-*/ring -o 'runs/{run}' --wait")
+)
+@click.argument("dirs", metavar="DIR…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Run directory to collect into, {run} the run's id; else the one run directory given is judged as it is.",
+)
+@click.option("--wait", is_flag=True, help="First wait until every node has finished.")
+@_seed_option
+@_floors_option
+@click.pass_context
+def judge(
+    ctx: click.Context, dirs: tuple[Path, ...], output: Path | None, seed: int, *, wait: bool, floors: bool
+) -> None:
+    """Collect, probe, quality and report in one go."""
+    if output is None and len(dirs) > 1:
+        raise InputError("--output", f"not given, and there are {len(dirs)} directories", "-o RUN_DIR")
+    if wait:
+        wait_for(dirs, lambda line: click.echo(line, err=True))
+    run_dir = dirs[0]
+    if output is not None:
+        run_dir = output
+        if "{run}" in str(output):
+            run_dir = Path(str(output).replace("{run}", standing(dirs).run_id))
+        ctx.invoke(collect, dirs=dirs, output=run_dir)
+    ctx.invoke(probe, run_dirs=(run_dir,), seed=seed, floors=floors)
+    ctx.invoke(quality, run_dirs=(run_dir,), seed=seed)
+    ctx.invoke(report, run_dirs=(run_dir,))
 
 
 def _chosen_nodes(run: RunDirectory, node_ids: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from topology.errors import InputError
 from topology.peers import DEFAULT_DATA, DEFAULT_DIRECTORY, DEFAULT_KEY, Peers, dump_peers, read_peers
 
 _STATUS = "status.json"
+_FINISHED = "finished"
 _SHARED = ("graph.toml", "settings.toml", "run.json", "shards/test.npz", "shards/split.json")
 """Files of a run directory beside peers.toml, the nodes' folders and their shards."""
 
@@ -45,6 +46,19 @@ class Collected:
     missing: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far the nodes of a run are.
+
+    Attributes:
+        run_id: The run.
+        unfinished: Nodes that have not finished -> their state, such as `training` or `stopped`.
+    """
+
+    run_id: str
+    unfinished: dict[int, str]
+
+
 @dataclass(frozen=True, order=True)
 class _Folder:
     """A copy of one node's folder; the greater is the newer."""
@@ -55,6 +69,7 @@ class _Folder:
     node_id: int = dataclasses.field(compare=False)
     run_id: str = dataclasses.field(compare=False)
     path: Path = dataclasses.field(compare=False)
+    state: str = dataclasses.field(compare=False)
 
 
 def collect(sources: Sequence[Path], output: Path) -> Collected:
@@ -89,6 +104,30 @@ def collect(sources: Sequence[Path], output: Path) -> Collected:
     kept = tuple(folder.node_id for folder in own if folder.node_id not in taken)
     missing = tuple(peer.id for peer in target.peers if peer.id not in {*taken, *kept})
     return Collected(target.run_id, output, taken, kept, missing)
+
+
+def standing(sources: Sequence[Path]) -> Standing:
+    """How far the nodes of a run are, by the newest status of each; nothing is copied.
+
+    Args:
+        sources: As `collect` takes them, one of them with the peers file. A folder that is not there yet, or without
+            a status, is a node's that has not started.
+
+    Raises:
+        InputError: No source holds the peers file, or one belongs to another run.
+    """
+    # A node makes its folder a while before its status.
+    marks = (PEERS_FILE, _STATUS)
+    there = [source for source in sources if any((source / mark).is_file() for mark in marks)]
+    runs = [peers for source in there if (peers := _peers_of(source)) is not None]
+    if not runs:
+        mend = "a directory with the run's peers.toml among those given"
+        raise InputError(sources[0], f"holds no {PEERS_FILE}, and none of the others does", mend)
+    _refuse_other_runs(runs[0], runs)
+    folders = sorted(folder for source in there for folder in _folders_of(source, runs[0]))
+    states = {folder.node_id: folder.state for folder in folders}
+    found = {peer.id: states.get(peer.id, "not started") for peer in runs[0].peers}
+    return Standing(runs[0].run_id, {node: state for node, state in found.items() if state != _FINISHED})
 
 
 def _newer(copies: Sequence[_Folder], own: Sequence[_Folder]) -> dict[int, Path]:
@@ -175,6 +214,7 @@ def _read_folder(path: Path) -> _Folder:
             node_id=int(status["node_id"]),
             run_id=str(status["run_id"]),
             path=path,
+            state=str(status["state"]),
         )
     except KeyError as error:
         raise InputError(path / _STATUS, f"no field {error.args[0]}", mend) from None

@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.checkpoint import Checkpoint, load_newest
 from node.config import DEFAULT_ARCHITECTURE, Architecture, Settings, resolve
 from node.shards import load_shard
 from topology.errors import InputError
 from topology.peers import NodeView, Peers, read_peers
+
+if TYPE_CHECKING:
+    from node.checkpoint import Checkpoint
 
 PEERS_FILE = "peers.toml"
 EVALUATION_FOLDER = "eval"
@@ -144,6 +147,9 @@ class RunDirectory:
         if not directory.is_dir():
             mend = "let the node run, or join its folder to the others with `dgan-eval collect`"
             raise InputError(directory, f"no folder of node {node_id}", mend)
+        # It loads torch, which whoever only waits for nodes or joins folders can do without.
+        from node.checkpoint import load_newest  # noqa: PLC0415
+
         checkpoint = load_newest(directory)
         meta = checkpoint.meta
         if meta.run_id != self.run_id:

@@ -86,7 +86,16 @@ def _train(
         "error": None,
     }
     status = Status(view.directory / "status.json", fixed)
-    status.update(state="starting", ready=False, epoch=0, epochs=settings.epochs, neighbors={}, chosen={})
+    epoch, cycle = (0, 0) if saved is None else (saved.meta.epoch, saved.meta.cycle)
+    status.update(
+        state="starting",
+        ready=False,
+        epoch=epoch,
+        epochs=settings.epochs,
+        cycle=cycle,
+        neighbors={},
+        chosen={},
+    )
     try:
         _live(identity, shard, saved, status, stop, log)
     except StopRequestedError:

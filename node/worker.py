@@ -316,6 +316,7 @@ class Worker:
             rows[str(neighbor_id)] = {
                 "age_s": None if delivery is None else now_s - delivery.arrived_s,
                 "silent_s": None if delivery is None else now_s - delivery.heard_s,
+                "boot": None if delivery is None else delivery.snapshot.boot,
                 "cycle": None if delivery is None else delivery.snapshot.cycle,
                 "accepted": seen.accepted,
                 "refused": seen.refused,

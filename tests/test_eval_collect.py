@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.collect import collect
+from eval.collect import Standing, collect, standing
 from eval.runs import read_run
 from node.shards import Shard, save_shard
 from topology.errors import InputError
@@ -170,7 +170,11 @@ def test_two_different_test_sets_are_refused(machines: Machines, tmp_path: Path)
     [
         ("{", "unreadable"),
         ('{"run_id": "toy", "node_id": 1, "boot": 1, "cycle": 3}', "no field updated_s"),
-        ('{"run_id": "toy", "node_id": 8, "boot": 1, "cycle": 3, "updated_s": 1}', "the unknown node 8"),
+        ('{"run_id": "toy", "node_id": 1, "boot": 1, "cycle": 3, "updated_s": 1}', "no field state"),
+        (
+            '{"run_id": "toy", "node_id": 8, "boot": 1, "cycle": 3, "updated_s": 1, "state": "stopped"}',
+            "the unknown node 8",
+        ),
     ],
 )
 def test_a_status_that_says_nothing_usable_is_told(
@@ -180,6 +184,8 @@ def test_a_status_that_says_nothing_usable_is_told(
     (machines[0] / "nodes" / "1" / "status.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=told):
         collect(machines, tmp_path / "joined")
+    with pytest.raises(InputError, match=told):
+        standing(machines)
 
 
 def test_sources_and_outputs_that_are_something_else_are_told(machines: Machines, tmp_path: Path) -> None:
@@ -190,3 +196,62 @@ def test_sources_and_outputs_that_are_something_else_are_told(machines: Machines
         collect([machines[0] / "keys"], tmp_path / "joined")
     with pytest.raises(InputError, match=r"keys: is there already, without peers\.toml"):
         collect([machines[0]], machines[1] / "keys")
+
+
+# --- how far the nodes are --------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_nodes_have_all_finished_has_none_unfinished(machines: Machines, tmp_path: Path) -> None:
+    """Told from folders of several machines, of which nothing is changed."""
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert standing(machines) == Standing("toy", {})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("state", ["starting", "training", "lingering", "stopped", "failed"])
+def test_a_node_in_any_other_state_is_unfinished(machines: Machines, state: str) -> None:
+    """A stopped one above all: it may go on tomorrow."""
+    _set_status(machines[1] / "nodes" / "2", state=state)
+    assert standing(machines).unfinished == {2: state}
+
+
+def test_a_node_without_a_status_has_not_started(machines: Machines, tmp_path: Path) -> None:
+    """Whether its folder is missing, was not named, or was made just now, before the status."""
+    (machines[1] / "nodes" / "2" / "status.json").unlink()
+    assert standing(machines).unfinished == {2: "not started"}
+    assert standing([machines[0], machines[1] / "nodes" / "2"]).unfinished == {
+        2: "not started",
+        3: "not started",
+    }
+    assert standing([machines[0], machines[2], tmp_path / "absent"]).unfinished == {2: "not started"}
+
+
+def test_a_nodes_own_folder_tells_how_far_it_is(machines: Machines, tmp_path: Path) -> None:
+    """As an evaluator sees them that has nothing but peers.toml of its own."""
+    own = [folder / "nodes" / str(node_id) for node_id, folder in enumerate(machines, start=1)]
+    _set_status(own[2], state="training")
+    assert standing([*own, tmp_path / "whole"]) == Standing("toy", {3: "training"})
+
+
+def test_the_newest_copy_tells_how_far_a_node_is(machines: Machines, tmp_path: Path) -> None:
+    """Whichever order they are named in; a finished backup of a node that trains again is old."""
+    again = tmp_path / "again"
+    shutil.copytree(machines[0], again)
+    _set_status(again / "nodes" / "1", boot=2, state="starting")
+    assert standing([again, *machines]).unfinished == {1: "starting"}
+    assert standing([*machines, again]).unfinished == {1: "starting"}
+
+
+def test_the_standing_of_two_runs_is_refused(
+    machines: Machines, make_toy_run: MakeRun, tmp_path: Path
+) -> None:
+    """And that of none: without peers.toml nobody knows how many there are."""
+    other = make_toy_run(tmp_path / "other", run_id="other")
+    with pytest.raises(
+        InputError, match=r"other/peers\.toml: belongs to run 'other'; only folders of run 'toy'"
+    ):
+        standing([*machines, other])
+    with pytest.raises(InputError, match=r"other/nodes/2/status\.json: belongs to run 'other'"):
+        standing([machines[0], other / "nodes" / "2"])
+    with pytest.raises(InputError, match=r"absent: holds no peers\.toml, and none of the others does"):
+        standing([tmp_path / "absent", machines[0] / "nodes" / "1"])

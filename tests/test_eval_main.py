@@ -119,7 +119,7 @@ def test_report_writes_its_file_into_the_only_run(run_dir: Path, monkeypatch: py
     assert asked == [(1, run_dir / "eval" / "report.html"), (2, Path("report.html"))]
 
 
-@pytest.mark.parametrize("command", [(), ("collect",), ("probe",), ("quality",), ("report",)])
+@pytest.mark.parametrize("command", [(), ("collect",), ("probe",), ("quality",), ("report",), ("judge",)])
 def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
     """The first thing that a newcomer asks for."""
     result = _eval(*command, "--help")
@@ -168,6 +168,102 @@ def test_a_disk_that_refuses_is_one_line_and_status_1(run_dir: Path) -> None:
     result = _eval("probe", run_dir, "--no-floors", "--node", "1")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("dgan-eval: error: ")
+
+
+@pytest.fixture
+def quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier of `quality` in a few steps."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=20))
+
+
+RESULTS = {"probe.json", "quality.json", "report.html"}
+
+
+@pytest.mark.usefixtures("quick_judge")
+def test_judge_writes_every_result_into_the_run(run_dir: Path) -> None:
+    """As the three commands would, with their words; nothing is waited for or copied."""
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    result = _eval("judge", run_dir, "--seed", "4", "--no-floors")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (run_dir / "eval").iterdir()} >= RESULTS
+    assert "toy" in (run_dir / "eval" / "report.html").read_text(encoding="utf-8")
+    probed, judged = read_probe(run_dir / "eval"), read_quality(run_dir / "eval")
+    assert probed is not None
+    assert judged is not None
+    assert (probed.seed, judged.seed) == (4, 4)
+    assert {row.source for row in probed.rows} == {"discriminator"}
+    assert "* trained D, all layers" in result.stdout
+    assert "real images" in result.stdout
+    assert result.stdout.splitlines()[-1] == str(run_dir / "eval" / "report.html")
+    assert "waiting" not in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.usefixtures("quick_judge")
+def test_judge_collects_into_a_directory_named_by_the_run(run_dir: Path, tmp_path: Path) -> None:
+    """From folders of several machines, which stay as they are."""
+    machine = tmp_path / "machine-2"
+    shutil.move(run_dir / "nodes" / "2", machine)
+    result = _eval("judge", run_dir, machine, "-o", tmp_path / "reports" / "{run}", "--no-floors")
+    assert result.exit_code == 0, result.output
+    assert f"node 2: taken from {machine}" in result.stdout
+    (made,) = (tmp_path / "reports").iterdir()
+    assert made.name == "toy"
+    assert {path.name for path in (made / "eval").iterdir()} >= RESULTS
+    assert not (run_dir / "eval").exists()
+
+
+@pytest.mark.usefixtures("quick_judge")
+def test_judge_adds_a_nodes_folder_to_a_collected_run(run_dir: Path, tmp_path: Path) -> None:
+    """Which has the peers file that the folder lacks; {run} could not be told without one."""
+    own = tmp_path / "own"
+    shutil.move(run_dir / "nodes" / "2", own)
+    _assert_one_line(_eval("judge", own, "-o", tmp_path / "{run}"), "own: holds no peers.toml")
+    result = _eval("judge", own, "-o", run_dir, "--no-floors")
+    assert result.exit_code == 0, result.output
+    assert "node 2: taken from" in result.stdout
+    assert (run_dir / "eval" / "report.html").is_file()
+
+
+def test_judge_of_several_directories_needs_an_output(run_dir: Path, tmp_path: Path) -> None:
+    """Told before anything is waited for."""
+    _assert_one_line(
+        _eval("judge", run_dir, tmp_path / "other", "--wait"),
+        "--output: not given, and there are 2 directories; -o RUN_DIR",
+    )
+    assert not (run_dir / "eval").exists()
+
+
+def test_judge_leaves_a_directory_of_another_run_alone(
+    run_dir: Path, make_toy_run: MakeRun, tmp_path: Path
+) -> None:
+    """As collect does, and nothing is judged."""
+    other = make_toy_run(tmp_path / "toy", run_id="other")
+    before = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
+    _assert_one_line(_eval("judge", run_dir, "-o", other), "belongs to run 'toy'", "run 'other'")
+    _assert_one_line(_eval("judge", run_dir, other, "-o", tmp_path / "new"), "belongs to run 'other'")
+    _assert_one_line(_eval("judge", run_dir, "-o", tmp_path / "{run}"), "belongs to run 'toy'", "run 'other'")
+    assert not (tmp_path / "new").exists()
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("quick_judge")
+def test_judge_waits_where_it_is_told_to(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all of the directories, with its lines on standard error, before it judges."""
+    asked: list[tuple[Path, ...]] = []
+
+    def wait(dirs: tuple[Path, ...], tell: Callable[[str], None]) -> None:
+        asked.append(dirs)
+        tell("not finished: 2 (stopped)")
+        assert not (run_dir / "eval").exists()
+
+    monkeypatch.setattr("eval.__main__.wait_for", wait)
+    result = _eval("judge", run_dir, "--wait", "--no-floors")
+    assert result.exit_code == 0, result.output
+    assert asked == [(run_dir,)]
+    assert result.stderr.splitlines()[0] == "not finished: 2 (stopped)"
+    assert "waiting" not in result.stdout
+    assert (run_dir / "eval" / "report.html").is_file()
 
 
 @pytest.mark.system

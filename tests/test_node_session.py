@@ -1,0 +1,63 @@
+"""A node's session before its first cycle: what status.json says from the start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+
+from eval.collect import collect, standing
+from node import session
+from node.health import main as health
+from node.worker import StopRequestedError
+from topology.peers import read_peers
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def run_dir(make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose nodes have saved cycle 30 in epoch 3; a session is told to stop before it goes on."""
+
+    def stop_at_once(*_: object) -> None:
+        raise StopRequestedError
+
+    monkeypatch.setattr(session, "_live", stop_at_once)
+    # They hold for the whole process, and so for other tests.
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda _: None)
+    return make_toy_run(tmp_path / "run")
+
+
+def started(run_dir: Path, node_id: int) -> dict[str, Any]:
+    """The status with which a node starts."""
+    peers = run_dir / "peers.toml"
+    assert session.run_session(read_peers(peers).view(node_id), peers, Event()) == 0
+    return dict(json.loads((run_dir / "nodes" / str(node_id) / "status.json").read_bytes()))
+
+
+def test_a_new_node_starts_at_cycle_0(run_dir: Path) -> None:
+    """And is not ready."""
+    shutil.rmtree(run_dir / "nodes")
+    status = started(run_dir, 2)
+    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 1)
+    assert (status["epoch"], status["cycle"]) == (0, 0)
+
+
+def test_a_node_that_starts_again_is_where_its_checkpoint_is(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So its folder can be joined and judged from the first moment, and counts as not finished."""
+    status = started(run_dir, 2)
+    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 2)
+    assert (status["epoch"], status["cycle"]) == (3, 30)
+    assert standing([run_dir]).unfinished == {2: "starting"}
+    assert collect([run_dir], tmp_path / "joined").missing == ()
+    assert health([str(run_dir / "nodes")]) == 1
+    assert "node 2: starting, not at work\n" in capsys.readouterr().out
