@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Console
 
+from launcher.compose import compose_file
 from launcher.datasets import DATA_SETS
+from launcher.handout import hand_out as hand_out_files
 from launcher.live import open_view, read_status
+from launcher.options import DATA, GRAPH, RUN_SETTINGS, Parameter, blaming_variables, read_settings, takes
 from launcher.plan import Request
-from launcher.prepare import Draft, default_run_dir, draft_run, locked, settings_layer, write_run
+from launcher.prepare import Draft, default_run_dir, draft_run, locked, write_run
 from launcher.processes import Outcome, supervise
+from launcher.site_commands import keys, peers, shard
 from launcher.supervisor import RestartPolicy, Supervisor
 from node.cli import Group, example
-from node.config import PRESETS, Settings, parse_assignments, resolve
 from node.exits import EXIT_OK
 from topology import graph as graphs
 from topology.errors import InputError
 from topology.files import read_graph, write_graph
 
-POLICIES = get_args(Settings.model_fields["policy"].annotation)
 _DEGREE = 4
 
 
@@ -40,19 +42,13 @@ def main() -> None:
     """Turns a graph file into running nodes."""
 
 
-_RUN_OPTIONS = (
-    click.argument("graph", type=click.Path(path_type=Path), metavar="GRAPH"),
-    click.option(
-        "--data", default="digits", show_default=True, help=f"{', '.join(DATA_SETS)}, or a folder of images."
-    ),
-    click.option(
-        "--policy", type=click.Choice(POLICIES), help="Whose discriminators a generator learns against."
-    ),
-    click.option(
-        "--preset", type=click.Choice(PRESETS), help="Settings to start from; quick when not given."
-    ),
-    click.option("--epochs", type=int, help="Passes over each node's images."),
-    click.option("--seed", type=int, help="Root of every random stream, of the split too."),
+for command in (keys, shard, peers):
+    main.add_command(command)
+
+_RUN_OPTIONS: Sequence[Parameter] = (
+    GRAPH,
+    DATA,
+    *RUN_SETTINGS,
     click.option(
         "--run-dir",
         type=click.Path(path_type=Path),
@@ -66,43 +62,25 @@ _RUN_OPTIONS = (
         help="What runs the nodes: processes of this machine.",
     ),
     click.option(
-        "--lockstep", is_flag=True, help="Exchange in blocks, so that a run can be repeated bit for bit."
-    ),
-    click.option(
-        "--settings",
-        "settings_file",
-        type=click.Path(path_type=Path),
-        help="TOML file of settings, under those given here.",
-    ),
-    click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="One setting; may be given often, wins over all.",
-    ),
-    click.option(
         "--base-port",
         type=int,
         default=7000,
         show_default=True,
         help="A node without an address in the graph listens at this port + its id.",
     ),
+    click.option(
+        "--address",
+        metavar="TCP://HOST:PORT",
+        help="Address of every node, {id} its id, instead of the graph's; it then listens on every interface.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show what would run, and make no run directory."),
 )
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that `run` and `prepare` share."""
-    for option in reversed(_RUN_OPTIONS):
-        command = option(command)
-    return command
 
 
 @main.command(
     epilog=example("dgan-launch run examples/paper-ring.toml --data mnist --preset paper --run-dir runs/ig")
 )
-@_run_options
+@takes(*_RUN_OPTIONS)
 @click.pass_context
 def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
     """Runs a node process for each node of GRAPH.
@@ -136,8 +114,14 @@ def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
         "dgan-node --id 3 --peers runs/by-hand/peers.toml",
     )
 )
-@_run_options
-def prepare(graph: Path, **options: Any) -> None:
+@takes(*_RUN_OPTIONS)
+@click.option(
+    "--hand-out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Make a folder in DIR for each node with the files that its machine needs and no more, and one for the evaluator.",
+)
+def prepare(graph: Path, hand_out: Path | None, **options: Any) -> None:
     """Makes a run directory and starts nothing.
 
     The nodes are then started by hand, on one machine or several. Safe to give twice: the same graph, data and settings change nothing in a run directory.
@@ -149,9 +133,26 @@ def prepare(graph: Path, **options: Any) -> None:
     run_dir = draft.plan.request.run_dir
     with locked(run_dir):
         write_run(draft)
+        if hand_out is not None:
+            hand_out_files(run_dir, draft.plan.request.graph.ids, hand_out)
     click.echo(f"{run_dir}: {'prepared' if draft.is_new else 'prepared already, nothing changed'}")
+    if hand_out is not None:
+        click.echo(
+            f"{hand_out}: a folder for each of {len(draft.plan.nodes)} nodes, and one for the evaluator"
+        )
+        return
     for node in draft.plan.nodes:
         click.echo(f"dgan-node --id {node.id} --peers {run_dir / 'peers.toml'}")
+
+
+@main.command(epilog=example("dgan-launch compose examples/paper-ring.toml > docker-compose.yml"))
+@click.argument("graph", type=click.Path(path_type=Path), metavar="GRAPH")
+def compose(graph: Path) -> None:
+    """Prints GRAPH as a file for Docker Compose, for the folder that holds the Dockerfile.
+
+    A container for each node, a network for each edge, an init service and an evaluator; docs/docker.md tells more.
+    """
+    click.echo(compose_file(read_graph(graph), graph), nl=False)
 
 
 @main.command(
@@ -183,9 +184,10 @@ def draw_graph(kind: str, nodes: int, degree: int | None, seed: int) -> None:
     click.echo(write_graph(graph), nl=False)
 
 
+@blaming_variables()
 def _draft(graph_file: Path, options: dict[str, Any]) -> Draft:
     graph = read_graph(graph_file)
-    settings = _settings(options)
+    settings = read_settings(options)
     data = options["data"]
     if not data:
         raise InputError("--data", "an empty text", f"{', '.join(DATA_SETS)}, or a folder")
@@ -194,28 +196,11 @@ def _draft(graph_file: Path, options: dict[str, Any]) -> Draft:
         data=data if data in DATA_SETS else str(Path(data).expanduser().resolve()),
         settings=settings,
         base_port=options["base_port"],
+        address=options["address"],
         run_dir=options["run_dir"]
         or default_run_dir(graph.name, settings.policy, datetime.now().astimezone()),
     )
     return draft_run(graph_file, request, progress=sys.stderr.isatty())
-
-
-def _settings(options: dict[str, Any]) -> Settings:
-    """The settings file, under the options, under `--set`; each place answers for its own mistakes."""
-    named = {key: options[key] for key in ("preset", "policy", "epochs", "seed") if options[key] is not None}
-    if options["lockstep"]:
-        named["lockstep"] = True
-    file = options["settings_file"]
-    layers: list[dict[str, Any]] = []
-    settings = Settings()
-    for where, layer in (
-        (file, settings_layer(file) if file else {}),
-        ("command line", named),
-        ("--set", parse_assignments(options["assignments"])),
-    ):
-        layers.append(layer)
-        settings = resolve(where or "", *layers)
-    return settings
 
 
 def _report(draft: Draft, outcome: Outcome, *, run_dir_given: bool) -> None:

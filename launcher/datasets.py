@@ -103,13 +103,16 @@ class Split:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-def load_data(name_or_path: str, *, cache: Path | None = None, progress: bool = False) -> DataSet:
+def load_data(
+    name_or_path: str, *, cache: Path | None = None, progress: bool = False, where: str = "--data"
+) -> DataSet:
     """A data set by its name, or from a folder of IDX files or of class folders with pictures.
 
     Args:
         name_or_path: One of `DATA_SETS`, or a folder; `./mnist` is a folder where `mnist` is the data set.
         cache: Folder of downloads; otherwise $DGAN_CACHE or the user's cache folder.
         progress: Whether to show downloads on standard error.
+        where: What an error names as the place of `name_or_path`.
 
     Raises:
         InputError: There is no such data set or folder, a file is damaged, or a download failed.
@@ -123,7 +126,7 @@ def load_data(name_or_path: str, *, cache: Path | None = None, progress: bool = 
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         known = f"{', '.join(DATA_SETS)}, or a folder of images"
-        raise InputError("--data", f"{name_or_path!r} is neither a data set nor a folder", known)
+        raise InputError(where, f"{name_or_path!r} is neither a data set nor a folder", known)
     name = folder.resolve().name
     if any(find_idx(folder, file) for file in FILES):
         return _from_idx(name, folder)
@@ -209,7 +212,7 @@ def prepare_shards(data: DataSet, settings: Settings, node_ids: tuple[int, ...],
     parts = split(
         data.train[1], node_ids, settings.split, settings.seed, at_least=settings.training.batch_size
     )
-    kept = _test_index(len(data.test[1]), settings)
+    kept = test_index(data, settings)
     # A stale record would vouch for the files of another split.
     (directory / "split.json").unlink(missing_ok=True)
     nodes = {
@@ -229,8 +232,13 @@ def prepare_shards(data: DataSet, settings: Settings, node_ids: tuple[int, ...],
     return record
 
 
-def _test_index(images: int, settings: Settings) -> NDArray[np.int64]:
-    asked = settings.split.test_images
+def test_index(data: DataSet, settings: Settings) -> NDArray[np.int64]:
+    """Positions of the test images that the evaluator gets: `split.test_images` drawn by the seed, or all.
+
+    Raises:
+        InputError: More are asked for than there are.
+    """
+    images, asked = len(data.test[1]), settings.split.test_images
     if asked > images:
         raise InputError(
             "split.test_images", f"{asked}, but there are {images} test images", f"at most {images}"
@@ -241,14 +249,29 @@ def _test_index(images: int, settings: Settings) -> NDArray[np.int64]:
     return np.sort(rng.choice(images, size=asked, replace=False))
 
 
+def cut_shard(data: DataSet, source: LabelledImages, index: NDArray[np.int64], settings: Settings) -> Shard:
+    """The images at these positions with their labels, as a node or the evaluator holds them.
+
+    Args:
+        data: Names the data set and its classes.
+        source: Its training or its test images.
+        index: Positions in `source`.
+        settings: Sizes and channels are resolved, see `resolve_image`.
+
+    Raises:
+        InputError: A picture is unreadable.
+    """
+    images, labels = source
+    pixels = render(images, index, settings.image)
+    return Shard(pixels, labels[index], index, data_set=data.name, classes=data.classes)
+
+
 def _write(
     path: Path, data: DataSet, source: LabelledImages, index: NDArray[np.int64], settings: Settings
 ) -> Holding:
-    images, labels = source[0], source[1][index]
-    pixels = render(images, index, settings.image)
-    save_shard(path, Shard(pixels, labels, index, data_set=data.name, classes=data.classes))
+    save_shard(path, cut_shard(data, source, index, settings))
     digest = hashlib.sha256(index.astype("<i8").tobytes()).hexdigest()
-    return Holding(path.name, len(index), _class_counts(labels, data.classes), digest)
+    return Holding(path.name, len(index), _class_counts(source[1][index], data.classes), digest)
 
 
 def _class_counts(labels: NDArray[np.int64], classes: Iterable[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import DEFAULT_ARCHITECTURE, Settings
-from topology.checks import MAX_PORT, endpoint, refuse_repeats
+from topology.checks import MAX_PORT, check_address, endpoint, refuse_repeats
 from topology.errors import InputError
 from topology.graph import Graph
 
@@ -27,6 +27,7 @@ class Request:
         settings: Settings as asked; image size and channels may still be 0, "the data set's own".
         base_port: Node `id` listens at `base_port + id` where the graph gives it no address.
         run_dir: Directory of the run.
+        address: Address of every node, `{id}` its id, instead of the graph's and of `base_port`; None leaves those.
     """
 
     graph: Graph
@@ -34,6 +35,7 @@ class Request:
     settings: Settings
     base_port: int
     run_dir: Path
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,39 @@ def check_request(where: str | Path, request: Request) -> None:
         InputError: A node names an architecture that the settings lack, gets a port out of range, or an address
             that another node has already.
     """
-    known = sorted(request.settings.architecture)
+    check_architectures(where, request.graph, request.settings)
     for spec in request.graph.nodes:
-        if spec.architecture is not None and spec.architecture not in known:
-            mend = f"one of {', '.join(known)}, or a table [architecture.{spec.architecture}] in the settings"
-            raise InputError(where, f"node {spec.id}: architecture = {spec.architecture!r} is unknown", mend)
         port = request.base_port + spec.id
-        if spec.address is None and not 1 <= port <= MAX_PORT:
+        if request.address is None and spec.address is None and not 1 <= port <= MAX_PORT:
             mend = f"a --base-port that keeps every base + id within 1 to {MAX_PORT}"
             raise InputError("--base-port", f"{request.base_port} gives node {spec.id} port {port}", mend)
     addresses = [(node_id, _endpoint(request, node_id)[0]) for node_id in request.graph.ids]
+    if request.address is not None:
+        where = "--address"
+        for node_id, address in addresses:
+            check_address(where, f"node {node_id}: address", address)
     refuse_repeats(
         where, "address", ((node_id, endpoint(address), address) for node_id, address in addresses)
     )
 
 
+def check_architectures(where: str | Path, graph: Graph, settings: Settings) -> None:
+    """Refuses a node whose architecture the settings do not describe.
+
+    Raises:
+        InputError: Names the node and the architectures that there are.
+    """
+    known = sorted(settings.architecture)
+    for spec in graph.nodes:
+        if spec.architecture is not None and spec.architecture not in known:
+            mend = f"one of {', '.join(known)}, or a table [architecture.{spec.architecture}] in the settings"
+            raise InputError(where, f"node {spec.id}: architecture = {spec.architecture!r} is unknown", mend)
+
+
 def _endpoint(request: Request, node_id: int) -> tuple[str, str | None]:
-    """(address, bind) of a node: the graph's own, else this machine's loopback."""
+    """(address, bind) of a node: as asked for all, else the graph's own, else this machine's loopback."""
+    if request.address is not None:
+        return request.address.replace("{id}", str(node_id)), None
     spec = request.graph.node(node_id)
     if spec.address is not None:
         return spec.address, spec.bind

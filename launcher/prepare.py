@@ -120,7 +120,7 @@ def write_run(draft: Draft) -> None:
     # What a failed call left here may have been cut for other nodes.
     shutil.rmtree(run_dir / "shards", ignore_errors=True)
     prepare_shards(draft.data, plan.settings, request.graph.ids, run_dir / "shards")
-    run_id = f"{_plain(run_dir.resolve().name)}-{secrets.token_hex(4)}"
+    run_id = new_run_id(run_dir.resolve().name)
     write_atomically(run_dir / "graph.toml", write_graph(request.graph).encode())
     write_atomically(run_dir / "settings.toml", plan.settings.to_toml().encode())
     write_atomically(run_dir / "peers.toml", dump_peers(_peers(plan, run_id, _public_keys(plan))).encode())
@@ -149,7 +149,12 @@ def settings_layer(path: Path) -> dict[str, Any]:
 
 def default_run_dir(graph_name: str, policy: str, now: datetime) -> Path:
     """`runs/<graph name>-<policy>-<timestamp>`."""
-    return Path("runs") / f"{_plain(graph_name)}-{policy}-{now:%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{plain_name(graph_name)}-{policy}-{now:%Y%m%d-%H%M%S}"
+
+
+def new_run_id(name: str) -> str:
+    """A run's id: begins with the name, and is no other run's, since it ends at random."""
+    return f"{plain_name(name)}-{secrets.token_hex(4)}"
 
 
 def _public_keys(plan: RunPlan) -> Mapping[int, str]:
@@ -195,6 +200,7 @@ def _inputs(request: Request) -> dict[str, Any]:
         },
         "data": request.data,
         "base_port": request.base_port,
+        "address": request.address,
         "settings": request.settings.model_dump(mode="json"),
     }
 
@@ -283,7 +289,7 @@ def _check_unused(run_dir: Path) -> None:
         raise InputError(run_dir, problem, "give an empty or a new --run-dir")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name that is safe as a file name and short enough for the header of a frame."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:64].strip("-.") or "run"
 

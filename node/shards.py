@@ -83,9 +83,10 @@ def load_shard(path: Path) -> Shard:
                 name: file[name] for name in ("images", "labels", "index", "meta") if name in file.files
             }
     except FileNotFoundError:
-        raise InputError(
-            path, "no such file", "make the shards with `dgan-launch prepare`, or mend `data` in peers.toml"
-        ) from None
+        mend = (
+            "`dgan-launch prepare` and `dgan-launch shard` make shards; peers.toml says where, under `data`"
+        )
+        raise InputError(path, "no such file", mend) from None
     except _UNREADABLE as error:
         raise InputError(path, f"unreadable shard ({error})", mend) from None
     if "images" not in arrays:

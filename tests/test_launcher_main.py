@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from launcher.__main__ import main
 from topology.files import read_graph
 from topology.graph import ring
+from topology.peers import read_peers
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 90.0
@@ -29,6 +31,8 @@ DEADLINE_S = 90.0
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("DGAN_")]:
+        monkeypatch.delenv(variable)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     Path("ring.toml").write_text('name = "ring"\nedges = [[1, 2], [2, 3], [3, 1]]\n')
 
@@ -38,7 +42,7 @@ def launch(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["prepare"], ["graph"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["prepare"], ["compose"], ["graph"]])
 def test_every_help_holds_an_example(command: list[str]) -> None:
     """With a line that can be typed."""
     result = launch(*command, "--help")
@@ -125,7 +129,7 @@ def test_settings_come_from_the_file_then_the_options_then_set() -> None:
         ),
         (
             ["run", "ring.toml", "--policy", "none"],
-            r"Invalid value for '--policy': .*see `dgan-launch run --help`",
+            r"Invalid value for '--policy' \(env var: 'DGAN_POLICY'\): .*see `dgan-launch run --help`",
         ),
         (["run", "ring.toml", "--engine", "ray"], r"Invalid value for '--engine': .*"),
         (["run"], r"Missing argument 'GRAPH'; see .*"),
@@ -135,7 +139,13 @@ def test_settings_come_from_the_file_then_the_options_then_set() -> None:
             ["graph", "regular", "--nodes", "5", "--degree", "3"],
             r"graph regular of 5 nodes and degree 3: .* must be even",
         ),
-        (["compose", "ring.toml"], r"No such command 'compose'.*"),
+        (
+            ["prepare", "ring.toml", "--address", "tcp://machine:7000"],
+            r"--address: address tcp://machine:7000 belongs to node 1 and to node 2; .*",
+        ),
+        (["run", "ring.toml", "--address", "node{id}"], r"--address: node 1: address = 'node1' is no .*"),
+        (["compose", "absent.toml"], r"absent.toml: no such file; .*"),
+        (["compose"], r"Missing argument 'GRAPH'; see .*"),
     ],
 )
 def test_wrong_input_is_one_clear_line_and_exit_2(arguments: list[str], line: str) -> None:
@@ -146,6 +156,64 @@ def test_wrong_input_is_one_clear_line_and_exit_2(arguments: list[str], line: st
     assert result.exit_code == 2
     assert re.fullmatch(f"dgan-launch: error: {line}\n", result.stderr), result.stderr
     assert not Path("runs").exists()
+
+
+def test_a_data_set_named_by_a_variable_is_refused_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by the option where that was given."""
+    monkeypatch.setenv("DGAN_DATA", "absent")
+    result = launch("prepare", "ring.toml")
+    assert result.exit_code == 2
+    assert re.fullmatch(r"dgan-launch: error: DGAN_DATA: '.*absent' is neither .*\n", result.stderr)
+    result = launch("prepare", "ring.toml", "--data", "missing")
+    assert re.fullmatch(r"dgan-launch: error: --data: '.*missing' is neither .*\n", result.stderr)
+
+
+def test_an_address_for_all_nodes_stands_in_peers_toml() -> None:
+    """Without a bind; another address, or none, is another run."""
+    table = '[[node]]\nid = 2\naddress = "tcp://10.0.0.2:7000"\nbind = "tcp://*:7200"\n'
+    Path("far.toml").write_text(f"edges = [[1, 2]]\n{table}")
+    command = ["prepare", "far.toml", "--run-dir", "a"]
+    assert launch(*command, "--address", "tcp://node{id}:7000").exit_code == 0
+    peers = read_peers(Path("a/peers.toml")).peers
+    assert [(peer.address, peer.bind) for peer in peers] == [
+        ("tcp://node1:7000", None),
+        ("tcp://node2:7000", None),
+    ]
+    before = Path("a/peers.toml").read_bytes()
+    assert "nothing changed" in launch(*command, "--address", "tcp://node{id}:7000").stdout
+    for other, told in ((["--address", "tcp://node{id}:7001"], '"tcp://node{id}:7001"'), ([], "not set")):
+        result = launch(*command, *other)
+        assert result.exit_code == 2
+        assert f'another run: address is "tcp://node{{id}}:7000" there and {told} here' in result.stderr
+    assert Path("a/peers.toml").read_bytes() == before
+
+
+def test_prepare_hands_out_a_folder_for_each_node() -> None:
+    """The commands that start nodes in the run directory are then of no use, and twice is once."""
+    command = ["prepare", "ring.toml", "--run-dir", "a", "--hand-out", "machines"]
+    for told in ("a: prepared", "a: prepared already, nothing changed"):
+        result = launch(*command)
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.splitlines() == [
+            told,
+            "machines: a folder for each of 3 nodes, and one for the evaluator",
+        ]
+    assert {path.name for path in Path("machines").iterdir()} == {"1", "2", "3", "evaluator"}
+    assert not Path("machines/1/keys/node-2.key").exists()
+    result = launch("prepare", "ring.toml", "--run-dir", "b", "--hand-out", "machines")
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"dgan-launch: error: machines/1/peers.toml: is not of the run in b; .*\n", result.stderr
+    )
+
+
+def test_compose_prints_what_docker_compose_reads() -> None:
+    """Nothing but the file, which ends with a newline."""
+    result = launch("compose", "ring.toml")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert {"init", "evaluator", "node1", "node3"} <= yaml.safe_load(result.stdout)["services"].keys()
+    assert result.stdout.endswith(":\n")
 
 
 def test_the_directory_of_another_run_is_refused_with_exit_2() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,58 @@ def test_a_default_address_that_another_node_has_already_is_refused() -> None:
     """Node 2 would get what the graph gives to node 1."""
     with pytest.raises(InputError, match=r"address tcp://127.0.0.1:7002 belongs to node 1 and to node 2"):
         check_request(GRAPH_FILE, request(of(NodeSpec(1, address="tcp://127.0.0.1:7002"), NodeSpec(2))))
+
+
+def test_an_address_asked_for_holds_for_every_node() -> None:
+    """`{id}` is the node's; the graph's own addresses and binds are for other machines and count no more."""
+    graph = of(
+        NodeSpec(1),
+        NodeSpec(2, address="tcp://10.0.0.2:7100", bind="tcp://10.0.0.2:7200"),
+        NodeSpec(30, bind="tcp://*:9004"),
+    )
+    asked = replace(request(graph), address="tcp://node{id}:7000")
+    check_request(GRAPH_FILE, asked)
+    plan = build_plan(asked, asked.settings, dict.fromkeys(graph.ids, 100))
+    assert [(node.address, node.bind) for node in plan.nodes] == [
+        ("tcp://node1:7000", None),
+        ("tcp://node2:7000", None),
+        ("tcp://node30:7000", None),
+    ]
+
+
+def test_an_address_asked_for_needs_no_base_port() -> None:
+    """Ports that nobody listens at cannot be out of range."""
+    asked = request(base_port=65533)
+    check_request(GRAPH_FILE, replace(asked, address="tcp://[fd00::{id}]:7000"))
+    check_request(GRAPH_FILE, replace(asked, address="tcp://10.0.0.1:700{id}"))
+
+
+def test_an_address_without_the_id_is_refused() -> None:
+    """All nodes would get the same; a single node may."""
+    asked = replace(request(), address="tcp://machine:7000")
+    with pytest.raises(
+        InputError, match=r"^--address: address tcp://machine:7000 belongs to node 1 and to node 2; "
+    ):
+        check_request(GRAPH_FILE, asked)
+    check_request(GRAPH_FILE, replace(asked, graph=of(NodeSpec(1))))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "node{id}:7000",
+        "tcp://node{id}",
+        "tcp://node{id}:0",
+        "tcp://node{id}:7000{id}",
+        "tcp://*:700{id}",
+        "tcp://{node}{id}:7000",
+        "tcp://10.0.0.{id}.5:7000",
+        "tcp://node {id}:7000",
+        "udp://node{id}:7000",
+    ],
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """By the option that it came with."""
+    with pytest.raises(InputError, match=r"^--address: node 1: address = '.*' is no address; write "):
+        check_request(GRAPH_FILE, replace(request(), address=address))

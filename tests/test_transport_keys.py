@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from transport.errors import LocalError
-from transport.keys import KeyPair, load_keys, make_keys, save_keys
+from transport.keys import KeyPair, _handed_mode, _is_private, hand_over, load_keys, make_keys, save_keys
+
+ROOT = Path(__file__).parent.parent
+IS_ROOT = os.geteuid() == 0
+USER, GROUP = 1000, 1001  # anybody but root
 
 
 def written(path: Path, text: str) -> Path:
@@ -58,16 +65,49 @@ def test_an_existing_key_is_not_overwritten(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
-    """The line says which mode it has and how to mend it."""
-    path = tmp_path / "key"
-    save_keys(path, make_keys())
+def assert_refused(path: Path, mode: int) -> None:
+    """A key file with this mode is refused, and the line says which mode it has and how to mend it."""
     path.chmod(mode)
     with pytest.raises(
         LocalError, match=rf"mode is {mode:04o}, readable or writable to others; run `chmod 600"
     ):
         load_keys(path)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o620, 0o644, 0o650, 0o660, 0o666])
+def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    """Whoever runs the tests, root too."""
+    save_keys(tmp_path / "key", make_keys())
+    assert_refused(tmp_path / "key", mode)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o440])
+def test_a_key_of_a_user_that_a_group_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """A user's group may hold others, and nobody has handed the file over."""
+    save_keys(tmp_path / "key", make_keys())
+    if IS_ROOT:
+        os.chown(tmp_path / "key", USER, -1)
+    assert_refused(tmp_path / "key", mode)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="takes a file of root's")
+@pytest.mark.parametrize("mode", [0o640, 0o440])
+def test_a_key_of_root_may_be_readable_to_a_group(tmp_path: Path, mode: int) -> None:
+    """To the service's, which then cannot change it: PostgreSQL's rule."""
+    pair = make_keys()
+    save_keys(tmp_path / "key", pair)
+    os.chown(tmp_path / "key", -1, GROUP)
+    (tmp_path / "key").chmod(mode)
+    assert load_keys(tmp_path / "key") == pair
+
+
+def test_of_all_modes_those_without_another_reader_are_private() -> None:
+    """Only where root owns the file is one bit more allowed, reading by the group."""
+    modes = range(0o1000)
+    of_a_user = [mode for mode in modes if _is_private(stat.S_IFREG | mode, USER)]
+    of_root = [mode for mode in modes if _is_private(stat.S_IFREG | mode, 0)]
+    assert of_a_user == [mode for mode in modes if mode & 0o077 == 0]
+    assert of_root == [mode for mode in modes if mode & 0o037 == 0]
 
 
 def test_a_read_only_key_is_fine(tmp_path: Path) -> None:
@@ -117,3 +157,94 @@ def test_keys_of_two_pairs_are_refused_without_showing_the_secret(tmp_path: Path
     with pytest.raises(LocalError, match="public_key does not belong to secret_key") as caught:
         load_keys(tmp_path / "key")
     assert mixed.secret not in str(caught.value)
+
+
+# --- handed over -----------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_handed_over_as_a_copy(tmp_path: Path) -> None:
+    """A key file as any other, private, with nothing beside it; the source stays."""
+    source, target = tmp_path / "run" / "node-3.key", tmp_path / "3" / "keys" / "node-3.key"
+    save_keys(source, make_keys())
+    hand_over(source, target)
+    assert load_keys(target) == load_keys(source)
+    assert target.read_bytes() == source.read_bytes()
+    assert [file.name for file in target.parent.iterdir()] == ["node-3.key"]
+    assert not target.samefile(source)
+    assert stat.S_IMODE(target.stat().st_mode) == _handed_mode(os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "mode"),
+    [(0, 0, 0o600), (0, GROUP, 0o640), (USER, USER, 0o600), (USER, GROUP, 0o600), (USER, 0, 0o600)],
+)
+def test_only_root_in_anothers_group_makes_a_key_readable_to_it(user: int, group: int, mode: int) -> None:
+    """It is then the group of the service that the key is for."""
+    assert _handed_mode(user, group) == mode
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not IS_ROOT, reason="only root can join a group at will")
+def test_root_in_a_services_group_hands_a_key_to_it(tmp_path: Path) -> None:
+    """The file is root's own and the group's to read, whatever the umask; and so it is accepted."""
+    source, target = tmp_path / "node-1.key", tmp_path / "1" / "node-1.key"
+    save_keys(source, make_keys())
+    program = "import sys; from pathlib import Path; from transport.keys import hand_over; "
+    program += "hand_over(*map(Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", program, str(source), str(target)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        group=GROUP,
+        extra_groups=[],
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = target.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, GROUP, 0o640)
+    assert load_keys(target) == load_keys(source)
+
+
+def test_a_key_handed_over_twice_is_left_as_it_is(tmp_path: Path) -> None:
+    """Not even written again."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_keys(source, make_keys())
+    hand_over(source, target)
+    before = target.stat()
+    hand_over(source, target)
+    after = target.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+
+
+def test_another_key_at_the_place_is_not_overwritten(tmp_path: Path) -> None:
+    """Nor is what is no key at all."""
+    source, other, broken = tmp_path / "source", tmp_path / "other", tmp_path / "broken"
+    save_keys(source, make_keys())
+    save_keys(other, make_keys())
+    written(broken, "by hand")
+    before = other.read_bytes()
+    with pytest.raises(
+        LocalError, match=r"other: holds another key than .*source; remove it, or name another"
+    ):
+        hand_over(source, other)
+    with pytest.raises(LocalError, match="broken: is not TOML"):
+        hand_over(source, broken)
+    assert (other.read_bytes(), broken.read_text()) == (before, "by hand")
+
+
+def test_what_is_no_private_key_is_not_handed_over(tmp_path: Path) -> None:
+    """Missing, or readable to others: nothing is made."""
+    with pytest.raises(LocalError, match="absent: cannot be read"):
+        hand_over(tmp_path / "absent", tmp_path / "3" / "key")
+    save_keys(tmp_path / "source", make_keys())
+    (tmp_path / "source").chmod(0o644)
+    with pytest.raises(LocalError, match="mode is 0644"):
+        hand_over(tmp_path / "source", tmp_path / "3" / "key")
+    assert not (tmp_path / "3").exists()

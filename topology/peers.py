@@ -223,7 +223,7 @@ def _check_peers(path: Path, peers: tuple[Peer, ...]) -> None:
             check_address(path, f"peer with id {peer.id}: bind", peer.bind, bind=True)
         if peer.architecture is not None:
             check_name(path, f"peer with id {peer.id}: architecture", peer.architecture)
-        if not _is_key(peer.public_key):
+        if not is_public_key(peer.public_key):
             problem = f"peer with id {peer.id}: public_key = {peer.public_key!r} is no CURVE key"
             raise InputError(path, problem, f"{_KEY_CHARACTERS} characters of Z85")
     refuse_repeated_ids(path, (peer.id for peer in peers))
@@ -231,7 +231,8 @@ def _check_peers(path: Path, peers: tuple[Peer, ...]) -> None:
     refuse_repeats(path, "public_key", ((peer.id, peer.public_key, peer.public_key) for peer in peers))
 
 
-def _is_key(text: str) -> bool:
+def is_public_key(text: str) -> bool:
+    """Whether a text is 32 bytes in Z85, as every CURVE key is; whose it is, and that it is public, cannot be seen."""
     if len(text) != _KEY_CHARACTERS or not set(text) <= set(_Z85_DIGITS):
         return False
     groups = (text[start : start + _GROUP] for start in range(0, _KEY_CHARACTERS, _GROUP))

@@ -1,6 +1,9 @@
 """CURVE key pairs: make, save readable to the owner alone, load.
 
 A pair is kept in a small TOML file. Keys are Z85 text, 40 characters for 32 bytes, as ZeroMQ writes them.
+
+Where root hands a key to a service that runs as somebody else, as containers do, the file may also be root's own and
+readable to one group (0640), as PostgreSQL allows for its server's key: the service then cannot change it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from transport.errors import LocalError
 
 _MAX_FILE_BYTES = 4096
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_ROOT = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ def save_keys(path: Path, pair: KeyPair) -> None:
         raise LocalError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
 
 
+def hand_over(source: Path, target: Path) -> None:
+    """Copies a key file for the machine or the service that owns it; an equal copy that is there already stays.
+
+    The copy has mode 0600, or 0640 where root makes it as a member of another group than its own.
+
+    Raises:
+        LocalError: `source` holds no key pair, another key is at `target` already, or that cannot be written.
+    """
+    pair = load_keys(source)
+    if not target.exists():
+        save_keys(target, pair)
+        target.chmod(_handed_mode(os.geteuid(), os.getegid()))
+    elif load_keys(target) != pair:
+        raise LocalError(f"{target}: holds another key than {source}; remove it, or name another folder")
+
+
 def load_keys(path: Path) -> KeyPair:
     """Reads a pair and checks that the two keys belong together.
 
@@ -65,17 +85,27 @@ def load_keys(path: Path) -> KeyPair:
     """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             content = file.read(_MAX_FILE_BYTES)
     except OSError as error:
         raise LocalError(
             f"{path}: cannot be read ({error.strerror}); a node's key file is expected here"
         ) from None
-    if mode & _OTHERS:
+    if not _is_private(status.st_mode, status.st_uid):
+        mode = stat.S_IMODE(status.st_mode)
         raise LocalError(
-            f"{path}: mode is {stat.S_IMODE(mode):04o}, readable or writable to others; run `chmod 600 {path}`"
+            f"{path}: mode is {mode:04o}, readable or writable to others; run `chmod 600 {path}`"
         )
     return _parse(path, content)
+
+
+def _handed_mode(user: int, group: int) -> int:
+    return 0o640 if user == _ROOT and group != _ROOT else 0o600
+
+
+def _is_private(mode: int, owner: int) -> bool:
+    allowed = stat.S_IRGRP if owner == _ROOT else 0
+    return not mode & _OTHERS & ~allowed
 
 
 def _write_new(path: Path, text: str) -> None:
