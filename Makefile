@@ -8,7 +8,7 @@ DEMO := runs/demo
 DATA ?= mnist
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test bench clean
+.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose clean
 
 install: $(VENV)/installed
 
@@ -23,9 +23,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	rm -rf $(DEMO)
 	$(BIN)/dgan-launch run examples/paper-ring.toml --data digits --preset quick --policy info-gain --run-dir $(DEMO)
-	$(BIN)/dgan-eval probe $(DEMO)
-	$(BIN)/dgan-eval quality $(DEMO)
-	$(BIN)/dgan-eval report $(DEMO)
+	$(BIN)/dgan-eval judge $(DEMO)
 
 # The paper's experiment in small: three policies, 3 epochs each. DATA may be a folder with the four IDX files.
 first-look: install
@@ -54,8 +52,17 @@ system: install
 
 test: lint types unit system
 
+# Needs a Docker engine and `docker compose` or docker-compose; builds the image and runs the cluster.
+test-compose: install
+	$(BIN)/python -m pytest -q -m compose
+
 bench: install
 	$(BIN)/python benchmarks/node_costs.py
+	$(BIN)/python benchmarks/tables.py
+
+# Needs a Docker engine, as test-compose does.
+bench-compose: install
+	PYTHONPATH=tests $(BIN)/python benchmarks/containers.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:

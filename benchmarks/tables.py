@@ -1,8 +1,8 @@
-"""Writes the tables of README.md from the files in results/, between their markers.
+"""Writes the tables of README.md and docs/ from the files in results/, between their markers.
 
     python benchmarks/tables.py [--check]
 
-With --check nothing is written, and the exit status is 1 where the README does not hold what the results say.
+With --check nothing is written, and the exit status is 1 where a document does not hold what the results say.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 POLICIES = ("alone", "uniform", "info-gain")
 SOURCES = {"untrained": "D before its first step", "pixels": "raw pixels"}
 
 
 def main() -> None:
-    """Rewrites the README, or compares it."""
+    """Rewrites the documents, or compares them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    text = README.read_text(encoding="utf-8")
-    filled = fill(fill(text, "first-look", first_look()), "node-costs", node_costs())
-    if parser.parse_args().check:
-        sys.exit(
-            "README.md does not hold what results/ says: run python benchmarks/tables.py"
-            if filled != text
-            else 0
-        )
-    README.write_text(filled, encoding="utf-8")
+    check = parser.parse_args().check
+    for name, tables in DOCUMENTS.items():
+        document = ROOT / name
+        text = filled = document.read_text(encoding="utf-8")
+        for marker, table in tables.items():
+            filled = fill(name, filled, marker, table())
+        if check and filled != text:
+            sys.exit(f"{name} does not hold what results/ says: run python benchmarks/tables.py")
+        if not check:
+            document.write_text(filled, encoding="utf-8")
 
 
-def fill(text: str, name: str, table: str) -> str:
+def fill(document: str, text: str, name: str, table: str) -> str:
     """The text with `table` between the markers of that name."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = text.partition(opening)
     _, found, after = rest.partition(closing)
     if not found:
         raise SystemExit(
-            f"README.md: the markers {opening} and {closing} are missing; put them where the table goes"
+            f"{document}: the markers {opening} and {closing} are missing; put them where the table goes"
         )
     return f"{before}{opening}\n{table}\n{closing}{after}"
 
@@ -94,9 +94,38 @@ def node_costs() -> str:
     )
 
 
+def containers() -> str:
+    """The image, the start and the memory of a cluster of containers."""
+    result = load("containers.json")
+    image, start, memory = result["image"], result["start"], result["memory"]
+    spread = f"{start['ratio_lowest']:.2f} - {start['ratio_highest']:.2f}"
+    lines = [
+        "| | measured | beside |",
+        "|---|---|---|",
+        f"| image | {image['size_mb']:.0f} MB: base {image['base_mb']:.0f} MB, dgan and what it needs {image['added_mb']:.0f} MB | PyTorch alone, {image['torch_mb']:.0f} MB |",
+        f"| `up` to the moment when every node has a snapshot of both neighbours | {start['cluster_s']:.1f} s | `dgan-launch run`, {start['processes_s']:.1f} s; ratio {start['ratio']:.2f} ({spread}) |",
+    ]
+    for preset, what in (("quick", "8x8 digits"), ("paper", "10,000 images of 20x20")):
+        node = memory[preset]
+        lines.append(
+            f"| memory of a node's container, `{preset}` preset, {what} | {node['largest_mb']:.0f} MB | a container that only imports torch, {memory['import_torch_mb']:.0f} MB; ratio {node['ratio']:.2f} |"
+        )
+    lines.append(
+        f"| memory of the evaluator while it waits | {memory['quick']['evaluator_waiting_mb']:.0f} MB | |"
+    )
+    return "\n".join(lines)
+
+
 def load(name: str) -> Any:
     """A file of results/."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+DOCUMENTS = {
+    "README.md": {"first-look": first_look, "node-costs": node_costs},
+    "docs/docker.md": {"containers": containers},
+}
+"""Document -> marker -> what makes the table between its markers."""
 
 
 if __name__ == "__main__":
