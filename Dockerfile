@@ -10,11 +10,12 @@ RUN python -m venv /opt/dgan
 ENV PATH=/opt/dgan/bin:$PATH PIP_NO_CACHE_DIR=1
 # Layers in the order in which they change: torch, the other dependencies, dgan itself.
 COPY constraints.txt pyproject.toml ./
+# Its dependencies come with the others: PyTorch's own index has few versions of them.
 RUN if python -c "import urllib.request as u; u.urlopen('${TORCH_INDEX}/torch/', timeout=10)"; then \
-      pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" torch; \
+      pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" --no-deps torch; \
     else \
       echo "${TORCH_INDEX} cannot be reached: torch comes from pip's usual sources" >&2; \
-      pip install --constraint constraints.txt torch; \
+      pip install --constraint constraints.txt --no-deps torch; \
     fi
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > requirements.txt \
@@ -39,7 +40,9 @@ LABEL org.opencontainers.image.title="dgan" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/dgan /opt/dgan
 # /dgan is what a node is given and may only read; /dgan/nodes, where it writes, is its own.
-RUN useradd --uid 1000 --home-dir /dgan --shell /usr/sbin/nologin dgan && install -d -o dgan -g dgan /dgan/nodes
+RUN groupadd --gid 1000 dgan \
+ && useradd --uid 1000 --gid dgan --home-dir /dgan --shell /usr/sbin/nologin dgan \
+ && install -d -o dgan -g dgan /dgan/nodes
 ENV PATH=/opt/dgan/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp
 WORKDIR /dgan
 USER dgan

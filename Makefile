@@ -15,8 +15,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=5)" 2>/dev/null \
-	  && $(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch \
-	  || $(BIN)/pip install --quiet --constraint constraints.txt torch
+	  && $(BIN)/pip install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) --no-deps torch \
+	  || $(BIN)/pip install --quiet --constraint constraints.txt --no-deps torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

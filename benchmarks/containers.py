@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import signal
@@ -25,7 +26,7 @@ from typing import Any
 
 from node_costs import write_images
 
-from cluster import IDS, Cluster, compose_command, docker, running
+from cluster import IDS, IMAGE, Cluster, compose_command, docker, running
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 3
@@ -38,12 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "containers.json")
     output: Path = parser.parse_args().output
-    Cluster(Path()).compose("build")
+    with tempfile.TemporaryDirectory() as folder:
+        Cluster(Path(folder) / "reports").compose("build")
     result = {
         "command": "make bench-compose",
         "engine": docker("version", "--format", "{{.Server.Version}}"),
         "compose": " ".join(compose_command()),
         "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
         "image": measure_image(),
         "start": measure_start(),
         "memory": measure_memory(),
@@ -55,8 +58,8 @@ def main() -> None:
 
 def measure_image() -> dict[str, float]:
     """Bytes of the image, and of what it adds to its base."""
-    layers = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", "dgan")
-    size_bytes = int(docker("image", "inspect", "--format", "{{.Size}}", "dgan"))
+    layers = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", IMAGE)
+    size_bytes = int(docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
     added = sum(int(line.split()[0]) for line in layers.splitlines()[: _own_layers(layers)])
     return {
         "size_mb": size_bytes / 1e6,
@@ -74,7 +77,7 @@ def _own_layers(layers: str) -> int:
 
 
 def _kib(path: str) -> int:
-    command = ("run", "--rm", "--entrypoint", "sh", "dgan", "-c", f"du -sk {path}")
+    command = ("run", "--rm", "--entrypoint", "sh", IMAGE, "-c", f"du -sk {path}")
     return int(docker(*command).split()[0])
 
 
@@ -97,7 +100,7 @@ def measure_start() -> dict[str, Any]:
 
 def start_cluster() -> float:
     """Once with `docker compose up`, preparation included, from nothing but the image."""
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as cluster:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "reports") as cluster:
         began_s = time.monotonic()
         cluster.compose("up", "--detach")
         until(lambda: all(exchanged(cluster.status(i)) for i in IDS))
@@ -140,7 +143,7 @@ def exchanged(status: dict[str, Any]) -> bool:
 def measure_memory() -> dict[str, Any]:
     """Memory that the engine counts for a node's container after a minute at work, at two presets."""
     code = "import torch, time; time.sleep(3600)"
-    idle = docker("run", "--detach", "--rm", "--entrypoint", "python", "dgan", "-c", code)
+    idle = docker("run", "--detach", "--rm", "--entrypoint", "python", IMAGE, "-c", code)
     try:
         time.sleep(20)
         baseline = used_mb(idle)

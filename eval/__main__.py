@@ -24,6 +24,7 @@ from eval.results import (
     write_result,
 )
 from eval.runs import RunDirectory, read_runs
+from eval.waiting import check_writable
 from eval.waiting import wait as wait_for
 from node.cli import Group, example
 from topology.errors import InputError
@@ -166,13 +167,13 @@ def judge(
     """Collect, probe, quality and report in one go."""
     if output is None and len(dirs) > 1:
         raise InputError("--output", f"not given, and there are {len(dirs)} directories", "-o RUN_DIR")
+    run_dir = dirs[0] if output is None else output
+    if "{run}" in str(run_dir):
+        run_dir = Path(str(run_dir).replace("{run}", standing(dirs).run_id))
     if wait:
+        check_writable(run_dir)  # now, and not after hours of training
         wait_for(dirs, lambda line: click.echo(line, err=True))
-    run_dir = dirs[0]
     if output is not None:
-        run_dir = output
-        if "{run}" in str(output):
-            run_dir = Path(str(output).replace("{run}", standing(dirs).run_id))
         ctx.invoke(collect, dirs=dirs, output=run_dir)
     ctx.invoke(probe, run_dirs=(run_dir,), seed=seed, floors=floors)
     ctx.invoke(quality, run_dirs=(run_dir,), seed=seed)

@@ -81,8 +81,8 @@ def collect(sources: Sequence[Path], output: Path) -> Collected:
         output: The run directory to make or to complete.
 
     Raises:
-        InputError: A source is missing or neither of the two, belongs to another run, or holds a shard that differs
-            from the one already there; nothing was copied.
+        InputError: A source is missing or neither of the two, belongs to another run, holds a link or a key, or a
+            shard that differs from the one already there; nothing was copied.
         OSError: Copying failed.
     """
     sources = [source for source in sources if source.resolve() != output.resolve()]
@@ -91,6 +91,8 @@ def collect(sources: Sequence[Path], output: Path) -> Collected:
     _refuse_other_runs(target, runs)
     copies = [folder for source in sources for folder in _folders_of(source, target)]
     own = _folders_of(output, target) if output.exists() and any(output.iterdir()) else []
+    for copy in copies:
+        _refuse_odd_files(copy.path)
     files = _files(runs, target)
     output.mkdir(parents=True, exist_ok=True)
     if not (output / PEERS_FILE).exists():
@@ -237,6 +239,15 @@ def _files(runs: Sequence[Peers], target: Peers) -> list[tuple[Path, Path]]:
         if place.suffix == ".npz" and not filecmp.cmp(source, other, shallow=False):
             raise InputError(source, f"differs from {other}", "leave out the one that is not of this run")
     return pairs
+
+
+def _refuse_odd_files(folder: Path) -> None:
+    """A node's folder may come from somebody else: what a copy would follow out of it or never end is refused."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError(path, "is no plain file or folder", "take it out: dgan-node makes none")
+        if path.suffix == ".key":
+            raise InputError(path, "looks like a secret key", "take it out, and make that node a new pair")
 
 
 def _copy_file(source: Path, place: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval.collect import standing
+from topology.errors import InputError
 
 POLL_S = 2.0
 
@@ -31,6 +33,21 @@ def wait(
             tell(line)
             told = line
         sleep(POLL_S)
+
+
+def check_writable(path: Path) -> None:
+    """Refuses a place in which nothing can be made; leaves none of its tries behind.
+
+    Raises:
+        InputError: Names the nearest folder that is there.
+    """
+    folder = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise InputError(folder, problem, "a folder that belongs to the user who runs this") from None
 
 
 def _line(left: Mapping[int, str]) -> str:

@@ -6,7 +6,6 @@ edge have no route between them, whatever runs in them, and the name of a node r
 
 from __future__ import annotations
 
-import json
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from launcher.prepare import plain_name
 from topology.errors import InputError
+from topology.files import write_graph
 from topology.graph import Graph
 
 PORT = 7000
@@ -26,7 +26,7 @@ def compose_file(graph: Graph, path: Path) -> str:
 
     Args:
         graph: The network; addresses in it are left out, since containers reach one another by their names.
-        path: The graph's file, absolute or relative to that folder.
+        path: The graph's file, named in the first line and in errors; its content is part of the text.
 
     Raises:
         InputError: There are more edges than subnets, or the path holds a character that ends a line or is not shown.
@@ -47,9 +47,8 @@ def compose_file(graph: Graph, path: Path) -> str:
     return environment.get_template("docker-compose.yml.j2").render(
         graph=graph,
         path=path.as_posix(),
-        source=_quoted(path.as_posix() if path.is_absolute() else f"./{path.as_posix()}"),
-        graph_file=_quoted(f"/graph/{path.name}"),
-        run_dir=_quoted(f"/prepared/{plain_name(graph.name)}"),
+        graph_text=write_graph(graph).strip().replace("$", "$$"),
+        run_name=plain_name(graph.name),
         port=PORT,
         version=metadata.version("dgan"),
         edges={
@@ -58,11 +57,6 @@ def compose_file(graph: Graph, path: Path) -> str:
         },
         subnets={name: _subnet(index) for index, name in enumerate(["outside", *networks])},
     )
-
-
-def _quoted(text: str) -> str:
-    """A YAML string that Compose leaves as it is."""
-    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
 
 
 def _subnet(index: int) -> str:

@@ -8,6 +8,7 @@ import random
 import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 IDS = (1, 2, 3, 4, 5)
 PORT = 7000
+IMAGE = "dgan-test"
+# As root, the tests write reports as somebody else: root would get through where others do not.
+USER = os.getuid() or 1001
 
 
 def compose_command() -> list[str]:
@@ -37,21 +41,24 @@ class Cluster:
     """One project of docker-compose.yml, in a range of addresses of its own.
 
     Args:
-        reports: Folder of the host that the evaluator writes to.
+        reports: Folder of the host that the evaluator writes to; an empty file is made beside it.
         variables: Variables of the compose file, such as DGAN_EPOCHS; of those set outside, only the build's count.
     """
 
     def __init__(self, reports: Path, **variables: str) -> None:
         self.name = f"dgan-test-{secrets.token_hex(4)}"
         self.reports = reports
-        self._command = [*compose_command(), "--project-name", self.name]
+        # A file .env of the user's is not the tests' affair.
+        no_variables = reports.parent / f"{self.name}.env"
+        no_variables.touch()
+        self._command = [*compose_command(), "--project-name", self.name, "--env-file", str(no_variables)]
         outside = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith("DGAN_") or key.startswith(("DGAN_BUILD", "DGAN_BASE", "DGAN_TORCH"))
         }
-        # The folder is the user's own: so the evaluator writes as the user.
-        own = {"DGAN_REPORTS": str(reports), "DGAN_USER": str(os.getuid())}
+        # The folder is somebody's own: so the evaluator writes as its owner.
+        own = {"DGAN_IMAGE": IMAGE, "DGAN_REPORTS": str(reports), "DGAN_USER": str(USER)}
         self._environment = {**outside, **own, "DGAN_SUBNET": f"10.{random.randint(100, 250)}", **variables}
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -122,6 +129,12 @@ class Cluster:
 def running(reports: Path, **variables: str) -> Iterator[Cluster]:
     """A cluster that leaves nothing behind but the image and its reports."""
     reports.mkdir(parents=True, exist_ok=True)
+    if os.getuid() == 0:
+        for folder in (reports, *reports.parents):
+            folder.chmod(folder.stat().st_mode | 0o011)  # pytest's own folders let only their owner through
+            if folder.parent == Path(tempfile.gettempdir()):
+                break
+        os.chown(reports, USER, USER)
     cluster = Cluster(reports, **variables)
     try:
         yield cluster

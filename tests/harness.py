@@ -117,7 +117,9 @@ def started(peers: Path, *node_ids: int) -> Iterator[dict[int, NodeProcess]]:
                 node.kill()
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 60, what: str = "the condition") -> None:
+def wait_until(
+    condition: Callable[[], Any], timeout_s: float = 60, what: str = "the condition", every_s: float = 0.02
+) -> None:
     """Polls until the condition holds.
 
     Raises:
@@ -126,4 +128,4 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60, what: str = 
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"{what} did not come true within {timeout_s} s"
-        time.sleep(0.02)
+        time.sleep(every_s)

@@ -255,3 +255,19 @@ def test_the_standing_of_two_runs_is_refused(
         standing([machines[0], other / "nodes" / "2"])
     with pytest.raises(InputError, match=r"absent: holds no peers\.toml, and none of the others does"):
         standing([tmp_path / "absent", machines[0] / "nodes" / "1"])
+
+
+def test_a_folder_that_leads_elsewhere_is_refused(machines: Machines, tmp_path: Path) -> None:
+    """A site's folder is somebody else's: a link in it would bring any file of this machine into the run."""
+    second = machines[1]
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    link = second / "nodes" / "2" / "samples"
+    link.symlink_to(secret)
+    with pytest.raises(InputError, match=r"samples: is no plain file or folder; take it out"):
+        collect(machines, tmp_path / "joined")
+    link.unlink()
+    (second / "nodes" / "2" / "node-2.key").write_text("secret")
+    with pytest.raises(InputError, match=r"node-2\.key: looks like a secret key; take it out"):
+        collect(machines, tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.waiting import POLL_S, wait
+from eval.waiting import POLL_S, check_writable, wait
 from topology.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -137,3 +137,12 @@ def test_waiting_takes_no_torch() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_wait(tmp_path: Path) -> None:
+    """It names the folder that is there already; nothing is made."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\); a folder that"):
+        check_writable(tmp_path / "file" / "run")
+    check_writable(tmp_path / "reports" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from launcher.__main__ import main
 from launcher.compose import compose_file
 from topology.errors import InputError
+from topology.files import read_graph
 from topology.graph import Graph, NodeSpec, complete, ring
 
 ROOT = Path(__file__).parent.parent
@@ -155,6 +157,12 @@ def test_every_service_is_locked_down(graph: Graph) -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert float(service["cpus"]) == 1, name
+        assert service["pids_limit"] == 1024, name
+        node = name.startswith("node")
+        assert service.get("restart") == ("on-failure:5" if node else None), name
+        assert service.get("stop_grace_period") == ("30s" if node else None), name
+        assert service.get("user") == {"init": "0:1000", "evaluator": "0:1000"}.get(name), name
         assert not GRANTS & service.keys(), name
         assert service.get("network_mode", "none") == "none", name
 
@@ -172,7 +180,7 @@ def test_a_node_starts_after_init_and_is_told_its_neighbours_by_name() -> None:
     """Addresses of the graph are for other machines: here a service's name and one port serve all."""
     graph = Graph.build("test", "two", [NodeSpec(1, "tcp://10.0.0.1:7100"), NodeSpec(2)], [(1, 2)])
     services = composed(graph)["services"]
-    command = services["init"]["command"]
+    command = shlex.split(services["init"]["command"][0])
     assert command[command.index("--address") + 1] == "tcp://node{id}:7000"
     assert command[command.index("--hand-out") + 1] == "/machines"
     for name in ("node1", "node2", "evaluator"):
@@ -189,48 +197,42 @@ def test_the_evaluator_judges_every_node() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "my own graph.toml",
-        """a "quoted" 'graph'.toml""",
-        "$HOME ${X} $$ ${Y:-z}.toml",
-        "a: b # c.toml",
-        "{id} {{ path }} {% if %}.toml",
-        "- [a, b] & *c !d |.toml",
-        "back\\slash \\n.toml",
-        "größer 図.toml",
+        "my own graph",
+        """a "quoted" 'graph'""",
+        "$HOME ${X} $$ ${Y:-z}",
+        "a: b # c",
+        "{id} {{ path }} {% if %}",
+        "- [a, b] & *c !d |",
+        "back\\slash \\n",
+        "größer 図",
     ],
 )
-@pytest.mark.parametrize("folder", ["", "of $me: 1", "/abs olute"])
-def test_a_graph_file_may_have_any_name(folder: str, name: str) -> None:
-    """Compose mounts that very file, and init reads it there."""
-    path = Path(folder) / name
-    init = composed(ring(3), path)["services"]["init"]
-    (mounted,) = (volume for volume in init["volumes"] if isinstance(volume, dict))
-    assert mounted["source"] == (str(path) if path.is_absolute() else f"./{path}")
-    assert mounted["target"] == f"/graph/{name}"
-    assert mounted["read_only"] is True
-    assert init["command"][:2] == ["prepare", f"/graph/{name}"]
+def test_init_is_given_the_whole_graph(name: str, tmp_path: Path) -> None:
+    """Whatever it is called: architectures, addresses and all, without a file of the host."""
+    nodes = [NodeSpec(1, "tcp://10.0.0.1:7100", architecture=name), NodeSpec(2)]
+    graph = Graph.build("test", name, nodes, [(1, 2)])
+    given_text = composed(graph)["services"]["init"]["environment"]["DGAN_GRAPH"]
+    (tmp_path / "graph.toml").write_text(given_text, encoding="utf-8")
+    assert read_graph(tmp_path / "graph.toml") == graph
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=30))
 def test_a_file_name_never_writes_into_the_file(name: str) -> None:
-    """Whatever it is, it is mounted as it stands or refused in one line."""
+    """It stands in a comment, or is refused in one line."""
     path = Path(f"{name}.toml")
     if not name.isprintable():
         with pytest.raises(InputError, match="does not fit into one line") as caught:
             compose_file(ring(3), path)
         assert str(caught.value).isprintable()
         return
-    found = composed(ring(3), path)
-    assert found == composed(ring(3)) | {"services": found["services"]}
-    assert found["services"].keys() == {"init", "evaluator", "node1", "node2", "node3"}
-    assert found["services"]["init"]["volumes"][0]["source"] == f"./{name}.toml"
+    assert composed(ring(3), path) == composed(ring(3))
 
 
 def test_a_graphs_name_becomes_a_plain_folder() -> None:
     """Of the volume that holds the run."""
     graph = Graph.build("test", 'of "us": $5 / {id}', ring(3).nodes, ring(3).edges)
-    command = composed(graph)["services"]["init"]["command"]
+    command = shlex.split(composed(graph)["services"]["init"]["command"][0])
     assert command[command.index("--run-dir") + 1] == "/prepared/of-us-5-id"
 
 

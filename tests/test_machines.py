@@ -221,7 +221,7 @@ def service(page: dict[str, str]) -> configparser.ConfigParser:
     return parser
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/machines.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/docker.md", "docs/machines.md"])
 def test_every_command_in_the_documents_is_one(document: str) -> None:
     """Its name, its options and their values; what it does is for the tests above."""
     text = (ROOT / document).read_text(encoding="utf-8")

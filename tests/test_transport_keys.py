@@ -248,3 +248,13 @@ def test_what_is_no_private_key_is_not_handed_over(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="mode is 0644"):
         hand_over(tmp_path / "source", tmp_path / "3" / "key")
     assert not (tmp_path / "3").exists()
+
+
+def test_handing_over_again_mends_the_mode(tmp_path: Path) -> None:
+    """A call may be killed between writing a key and letting the group read it, or a person may have changed it."""
+    save_keys(tmp_path / "source", make_keys())
+    hand_over(tmp_path / "source", tmp_path / "target")
+    handed = stat.S_IMODE((tmp_path / "target").stat().st_mode)
+    (tmp_path / "target").chmod(0o400)
+    hand_over(tmp_path / "source", tmp_path / "target")
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == handed

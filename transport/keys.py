@@ -72,9 +72,11 @@ def hand_over(source: Path, target: Path) -> None:
     pair = load_keys(source)
     if not target.exists():
         save_keys(target, pair)
-        target.chmod(_handed_mode(os.geteuid(), os.getegid()))
     elif load_keys(target) != pair:
         raise LocalError(f"{target}: holds another key than {source}; remove it, or name another folder")
+    # Of an equal key too: a call before this one may have been killed just here.
+    if stat.S_IMODE(target.stat().st_mode) != (mode := _handed_mode(os.geteuid(), os.getegid())):
+        target.chmod(mode)
 
 
 def load_keys(path: Path) -> KeyPair:
