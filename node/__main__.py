@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from types import FrameType
 import click
 
 from node.cli import Command, example
+from node.exits import EXIT_INPUT, EXIT_OK
 from topology.peers import read_peers
 
 _LIFELINE = "DGAN_LIFELINE_FD"
@@ -23,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 @click.command(
     "dgan-node",
     cls=Command,
-    epilog=example("dgan-node --id 3 --peers peers.toml"),
+    epilog=example("dgan-node --id 3 --peers peers.toml --check", "dgan-node --id 3 --peers peers.toml"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--id", "node_id", type=int, required=True, help="This node's id in the peers file.")
@@ -34,13 +36,23 @@ _PR_SET_PDEATHSIG = 1
     required=True,
     help="The peers file: addresses, public keys, edges and the run's settings.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Say whether the node could start, item by item; train nothing and change nothing. Status 2 if it could not.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check: the findings as JSON.")
 @click.version_option(package_name="dgan", message="%(version)s")
-def main(node_id: int, peers_path: Path) -> None:
+def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool) -> None:
     """Train one node of a decentralized GAN on its own private images.
 
     The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
     SIGTERM saves a checkpoint and ends with status 0; starting again resumes from it.
     """
+    if check:
+        sys.exit(_check(peers_path, node_id, as_json=as_json))
+    if as_json:
+        raise click.UsageError("--json goes with --check")
     stop = threading.Event()
     _handle_signals(stop)
     _watch_lifeline(stop)
@@ -49,6 +61,17 @@ def main(node_id: int, peers_path: Path) -> None:
     from node.session import run_session  # noqa: PLC0415
 
     sys.exit(run_session(view, peers_path, stop))
+
+
+def _check(peers_path: Path, node_id: int, *, as_json: bool) -> int:
+    from node.check import examine  # noqa: PLC0415 - a start has no use for it
+
+    report = examine(peers_path, node_id)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(str(finding) for finding in report.findings))
+    return EXIT_OK if report.can_start else EXIT_INPUT
 
 
 def _handle_signals(stop: threading.Event) -> None:

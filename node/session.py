@@ -7,23 +7,30 @@ link, and turns whatever ends the training into an exit status.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import torch
-import xxhash
 from structlog.typing import FilteringBoundLogger
 
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
-from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import write_atomically
+from node.inputs import (
+    architecture_of,
+    boot_file,
+    digests,
+    locked,
+    read_boot,
+    read_keys,
+    read_settings,
+    with_image_shape,
+)
 from node.logs import open_log
 from node.metrics import Status
 from node.models import Discriminator
@@ -36,7 +43,6 @@ from node.worker import StopRequestedError, Worker
 from topology.errors import InputError
 from topology.peers import NodeView, Peer
 from transport.errors import LocalError
-from transport.keys import load_keys
 from transport.link import Link, LinkSettings, Neighbor
 from transport.wire import Expected
 
@@ -52,16 +58,14 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
     Raises:
         InputError: A file or setting is wrong; nothing was trained.
     """
-    settings = resolve(peers_path, view.settings)
+    settings = read_settings(peers_path, view)
     shard = load_shard(view.data)
-    settings = _with_image_shape(settings, shard, view.data)
-    for peer in (view.me, *view.neighbors):
-        _check_architecture(peers_path, settings, peer)
+    settings = with_image_shape(settings, shard, view.data)
     torch.set_num_threads(settings.training.threads)
     # Weights that decay below float32's normal range would slow every convolution down many times.
     torch.set_flush_denormal(True)
     view.directory.mkdir(parents=True, exist_ok=True)
-    with _locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+    with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id)
         saved = _newest_checkpoint(view.directory, log)
         identity = Identity(
@@ -69,7 +73,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
             settings,
             architecture_of(view.me),
             boot=_next_boot(view.directory, saved),
-            inputs=_digests(settings, shard, view),
+            inputs=digests(settings, shard, view),
         )
         return _train(identity, shard, saved, stop, log)
 
@@ -197,36 +201,14 @@ def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings
         )
         return Neighbor(peer.id, peer.address, peer.public_key, expected)
 
-    keys = load_keys(view.key)
-    if keys.public != view.me.public_key:
-        problem = f"public_key = {keys.public!r} is not node {view.me.id}'s in the peers file"
-        raise InputError(view.key, problem, f"the key pair of {view.me.public_key!r}")
     return LinkSettings(
         node_id=view.me.id,
         bind=view.me.bind_address,
-        keys=keys,
+        keys=read_keys(view),
         neighbors=tuple(neighbor(peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
         on_event=_event_log(log),
     )
-
-
-def _digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
-    """Digests of what a resumed node must find as it was; how often it saves or reports may change, and so may epochs."""
-    free: dict[str, Any] = {
-        "epochs": True,
-        "checkpoint": True,
-        "output": True,
-        "exchange": {"republish_s", "lockstep_timeout_s", "linger_s"},
-        "training": {"device", "threads"},
-    }
-    neighbors = " ".join(str(peer.id) for peer in view.neighbors)
-    parts = {
-        "the shard": shard.images.tobytes(),
-        "the list of neighbours": neighbors.encode(),
-        "a setting that training depends on": settings.model_dump_json(exclude=free).encode(),
-    }
-    return {name: xxhash.xxh3_128_hexdigest(data) for name, data in parts.items()}
 
 
 def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], None]:
@@ -237,44 +219,6 @@ def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], Non
         level(name.replace("_", " "), **fields)
 
     return write
-
-
-def architecture_of(peer: Peer) -> str:
-    """Name of a peer's architecture."""
-    return peer.architecture or DEFAULT_ARCHITECTURE
-
-
-def _check_architecture(where: Path, settings: Settings, peer: Peer) -> None:
-    if architecture_of(peer) not in settings.architecture:
-        known = ", ".join(sorted(settings.architecture))
-        raise InputError(
-            where, f"peer {peer.id}: architecture = {peer.architecture!r} is unknown", f"one of {known}"
-        )
-
-
-def _with_image_shape(settings: Settings, shard: Shard, path: Path) -> Settings:
-    """The settings with the image shape filled in from the shard, which must agree where the settings name one."""
-    size, channels = shard.image_shape
-    wanted = (settings.image.size or size, settings.image.channels or channels)
-    if wanted != (size, channels):
-        mend = f"image.size = {wanted[0]} and image.channels = {wanted[1]} ask for {wanted[0]}x{wanted[0]}x{wanted[1]}"
-        raise InputError(path, f"images are {size}x{size}x{channels}", mend)
-    image = settings.image.model_copy(update={"size": size, "channels": channels})
-    return settings.model_copy(update={"image": image})
-
-
-@contextlib.contextmanager
-def _locked(view: NodeView) -> Iterator[None]:
-    """Holds the node's directory against a second process; the lock goes with the process, however it ends."""
-    with (view.directory / "lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            problem = f"another process is running node {view.me.id} here"
-            raise InputError(
-                view.directory, problem, "stop that one first, or give this one its own directory"
-            ) from None
-        yield
 
 
 def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint | None:
@@ -290,13 +234,7 @@ def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint
 
 def _next_boot(directory: Path, saved: Checkpoint | None) -> int:
     """Counts this start, on disk before the first publish: neighbours refuse snapshots of an earlier boot."""
-    path = directory / "boot.json"
-    try:
-        before = int(json.loads(path.read_bytes())["boot"]) if path.exists() else 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", 'an object such as {"boot": 7}, above every earlier start'
-        ) from None
+    before = read_boot(directory)
     boot = max(before, saved.meta.boot if saved is not None else 0) + 1
-    write_atomically(path, json.dumps({"boot": boot, "started_s": time.time()}).encode())
+    write_atomically(boot_file(directory), json.dumps({"boot": boot, "started_s": time.time()}).encode())
     return boot

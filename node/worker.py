@@ -22,13 +22,13 @@ from torch import Tensor
 
 from node import checkpoint, samples
 from node.checkpoint import Checkpoint, CheckpointMeta, add_prefix
+from node.inputs import check_resumable
 from node.metrics import Status, Window, append_line
 from node.models import Discriminator
 from node.neighbors import Arrays, LockstepNeighbors, NewestNeighbors, stack_blocks
 from node.publisher import Identity, Publisher
 from node.snapshots import to_arrays
 from node.trainer import CycleRecord, Trainer
-from topology.errors import InputError
 from transport.link import Link
 
 _STATUS_EVERY_S = 1.0
@@ -88,23 +88,7 @@ class Worker:
         Raises:
             InputError: It belongs to another run, node or structure, or what training depends on has changed.
         """
-        expected = {
-            "run_id": self._identity.view.run_id,
-            "node_id": self._identity.view.me.id,
-            "arch_id": self._identity.schema.arch_id,
-        }
-        for name, value in expected.items():
-            if (found := getattr(saved.meta, name)) != value:
-                raise InputError(
-                    saved.path, f"{name} = {found!r}", f"{value!r}, or another directory for this run"
-                )
-        for name, digest in self._identity.inputs.items():
-            if saved.meta.inputs.get(name) != digest:
-                mend = "undo the change, or give the node another directory to start from the beginning"
-                raise InputError(saved.path, f"{name} changed since this checkpoint", mend)
-        if saved.meta.cycle > self._trainer.cycles:
-            problem = f"{saved.meta.cycle} cycles are done, and epochs = {self._settings.epochs}"
-            raise InputError(saved.path, problem, f"at least {saved.meta.epoch} epochs")
+        check_resumable(saved, self._identity, self._trainer.cycles)
         self._trainer.load_state(saved.tensors)
         self._chosen = Counter(saved.meta.chosen)
         self._saved_cycle = saved.meta.cycle

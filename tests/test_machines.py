@@ -133,6 +133,7 @@ def test_five_machines_train_together_and_none_sees_anothers_files(
     do(coordinator, page["coordinator"])
     for site in sites.values():
         shutil.copy(coordinator / "peers.toml", site)
+    assert "problem" not in do(sites[MACHINE], page["check"])
     check_nodes(sites)
 
     for node_id, site in sites.items():
