@@ -42,15 +42,22 @@ _PR_SET_PDEATHSIG = 1
     help="Say whether the node could start, item by item; train nothing and change nothing. Status 2 if it could not.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check: the findings as JSON.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Exchange without keys: anybody on the way may read, change or forge what is sent. For experiments on one "
+    "machine; neighbours must be insecure too.",
+)
 @click.version_option(package_name="dgan", message="%(version)s")
-def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool) -> None:
+def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool, insecure: bool) -> None:
     """Train one node of a decentralized GAN on its own private images.
 
     The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
     SIGTERM saves a checkpoint and ends with status 0; starting again resumes from it.
     """
     if check:
-        sys.exit(_check(peers_path, node_id, as_json=as_json))
+        sys.exit(_check(peers_path, node_id, as_json=as_json, insecure=insecure))
     if as_json:
         raise click.UsageError("--json goes with --check")
     stop = threading.Event()
@@ -60,13 +67,13 @@ def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool) -> None:
     # torch takes seconds to load; a wrong peers file shall not.
     from node.session import run_session  # noqa: PLC0415
 
-    sys.exit(run_session(view, peers_path, stop))
+    sys.exit(run_session(view, peers_path, stop, insecure=insecure))
 
 
-def _check(peers_path: Path, node_id: int, *, as_json: bool) -> int:
+def _check(peers_path: Path, node_id: int, *, as_json: bool, insecure: bool) -> int:
     from node.check import examine  # noqa: PLC0415 - a start has no use for it
 
-    report = examine(peers_path, node_id)
+    report = examine(peers_path, node_id, insecure=insecure)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
     else:

@@ -95,13 +95,14 @@ class _Findings(list[Finding]):
         return found
 
 
-def examine(peers_path: Path, node_id: int, reach: Reach = reach) -> Report:
+def examine(peers_path: Path, node_id: int, reach: Reach = reach, *, insecure: bool = False) -> Report:
     """Looks at everything that a start of the node would need.
 
     Args:
         peers_path: The peers file.
         node_id: The node.
         reach: Tries to connect to addresses, within so many seconds.
+        insecure: Whether it would be started with --insecure, and so without a key.
     """
     found = _Findings()
     view = found.look("peers file", lambda: read_peers(peers_path).view(node_id), _tell_view)
@@ -117,7 +118,12 @@ def examine(peers_path: Path, node_id: int, reach: Reach = reach) -> Report:
             Finding("key, port, neighbours", "ok", "not needed: with policy = alone nothing is exchanged")
         )
     else:
-        found.look("key", lambda: read_keys(view), lambda keys: f"{view.key}: the pair of {keys.public}")
+        if insecure:
+            found.append(
+                Finding("key", "note", "not used: --insecure, nothing is encrypted, anybody is let in")
+            )
+        else:
+            found.look("key", lambda: read_keys(view), lambda keys: f"{view.key}: the pair of {keys.public}")
         found.look("port", lambda: _bound(view), lambda address: f"{address} can be listened at")
         _look_at_neighbors(found, view, reach)
     return Report(node_id, tuple(found))

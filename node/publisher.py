@@ -24,6 +24,7 @@ class Identity:
         architecture: Name of its architecture.
         boot: Count of its starts.
         inputs: Digests of what training depends on, by a name that a user understands.
+        insecure: Whether it exchanges without CURVE.
     """
 
     view: NodeView
@@ -31,6 +32,7 @@ class Identity:
     architecture: str
     boot: int
     inputs: Mapping[str, str]
+    insecure: bool = False
 
     @cached_property
     def schema(self) -> Schema:

@@ -47,13 +47,14 @@ from transport.link import Link, LinkSettings, Neighbor
 from transport.wire import Expected
 
 
-def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
+def run_session(view: NodeView, peers_path: Path, stop: Event, *, insecure: bool = False) -> int:
     """Runs a node until it is done, stopped or beaten, and returns the exit status.
 
     Args:
         view: The node's place in the graph and its files.
         peers_path: The file that it was read from, for error lines.
         stop: Set when the node shall save and stop.
+        insecure: Whether to exchange without CURVE; from the command line alone, never from a file.
 
     Raises:
         InputError: A file or setting is wrong; nothing was trained.
@@ -66,7 +67,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
     torch.set_flush_denormal(True)
     view.directory.mkdir(parents=True, exist_ok=True)
     with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-        log = open_log(file, view.me.id)
+        log = open_log(file, view.me.id, insecure=insecure)
         saved = _newest_checkpoint(view.directory, log)
         identity = Identity(
             view,
@@ -74,6 +75,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
             architecture_of(view.me),
             boot=_next_boot(view.directory, saved),
             inputs=digests(settings, shard, view),
+            insecure=insecure,
         )
         return _train(identity, shard, saved, stop, log)
 
@@ -87,6 +89,7 @@ def _train(
         "node_id": view.me.id,
         "pid": os.getpid(),
         "boot": identity.boot,
+        "insecure": identity.insecure,
         "error": None,
     }
     status = Status(view.directory / "status.json", fixed)
@@ -125,6 +128,8 @@ def _live(
     log: FilteringBoundLogger,
 ) -> None:
     """The node between its first and its last cycle; the link's lifetime is this call."""
+    if identity.insecure:
+        log.warning("no encryption and no authentication: started with --insecure")
     trainer = Trainer(identity.settings, identity.architecture, identity.view.me.id, shard)
     with contextlib.ExitStack() as stack:
         link = None if identity.settings.policy == "alone" else _open_link(identity, log, stack)
@@ -204,10 +209,11 @@ def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings
     return LinkSettings(
         node_id=view.me.id,
         bind=view.me.bind_address,
-        keys=read_keys(view),
+        keys=None if identity.insecure else read_keys(view),
         neighbors=tuple(neighbor(peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
         on_event=_event_log(log),
+        insecure=identity.insecure,
     )
 
 

@@ -257,6 +257,7 @@ class Worker:
             "time_s": time.monotonic() - self._began_s,
             **self._traffic(),
             "resident_bytes": psutil.Process().memory_info().rss,
+            **({"insecure": True} if self._identity.insecure else {}),
         }
         with self._degrading("metrics"):
             append_line(self._directory / "metrics.jsonl", line | extra)

@@ -50,7 +50,7 @@ class LinkSettings:
     Attributes:
         node_id: This node.
         bind: tcp:// endpoint of its publisher; port 0 takes a free one.
-        keys: This node's.
+        keys: This node's; None for an insecure link.
         neighbors: Those it listens to, and the only ones that may listen to it.
         republish_s: The newest frame is sent again after this time without a new one; the same on all nodes.
         clock: Monotonic seconds.
@@ -61,23 +61,30 @@ class LinkSettings:
             those left out before it.
         resolve: Looks up the names in neighbours' addresses, called and answering as socket.getaddrinfo, on threads
             that it may block.
+        insecure: No CURVE: nothing is encrypted, anybody may listen or pose as a neighbour. Only with no keys, so that
+            keys that are missing by mistake are no way to it.
 
     Raises:
-        LocalError: An id, address or key appears twice, is this node's own, or an address is not tcp://.
+        LocalError: An id, address or key appears twice, is this node's own, or an address is not tcp://; there are no
+            keys and the link is not insecure, or the other way round.
     """
 
     node_id: int
     bind: str
-    keys: KeyPair
+    keys: KeyPair | None
     neighbors: tuple[Neighbor, ...] = ()
     republish_s: float = 3.0
     clock: Callable[[], float] = time.monotonic
     on_event: Callable[[str, dict[str, Any]], None] = _ignore
     resolve: Resolve = tcp.getaddrinfo
+    insecure: bool = False
 
     def __post_init__(self) -> None:
+        if self.insecure is not (self.keys is None):
+            raise LocalError(f"node {self.node_id}: a link has a key pair, or is insecure and has none")
         ids = [self.node_id, *(neighbor.id for neighbor in self.neighbors)]
-        keys = [self.keys.public, *(neighbor.public_key for neighbor in self.neighbors)]
+        own = () if self.keys is None else (self.keys.public,)
+        keys = [*own, *(neighbor.public_key for neighbor in self.neighbors)]
         addresses = [neighbor.address for neighbor in self.neighbors]
         for what, values in (("an id", ids), ("an address", addresses), ("a public key", keys)):
             if len(set(values)) < len(values):

@@ -58,22 +58,20 @@ class Publisher:
         self._new_s = self._sent_s = -math.inf
         self._repeat_s = math.inf
         # The handler first: a CURVE server without one lets any key in.
-        self._authenticator = Authenticator(wiring.context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+        self._authenticator = None if wiring.keys is None else self._start_authenticator()
         options: dict[int, int] = {
-            zmq.CURVE_SERVER: 1,
-            zmq.ZAP_ENFORCE_DOMAIN: 1,
             zmq.SNDHWM: 2,
             zmq.MAXMSGSIZE: _MAX_SUBSCRIPTION_BYTES,
             zmq.TCP_MAXRT: 10_000,
             zmq.XPUB_VERBOSER: 1,  # tells of every subscriber that comes or goes, so that they can be counted
         }
+        if self._authenticator is not None:
+            options |= {zmq.CURVE_SERVER: 1, zmq.ZAP_ENFORCE_DOMAIN: 1}
         self._socket = wiring.socket(zmq.XPUB, options)
-        self._socket.zap_domain = ZAP_DOMAIN.encode()
+        if self._authenticator is not None:
+            self._socket.zap_domain = ZAP_DOMAIN.encode()
         self._monitor = self._socket.get_monitor_socket()
         self.address = self._bind(bind)
-        wiring.reactor.add(self._authenticator.zap_socket, self._on_question)
         wiring.reactor.add(self._monitor, self._on_monitor)
         wiring.reactor.add(self._socket, self._on_subscription)
 
@@ -105,9 +103,19 @@ class Publisher:
     def close(self) -> None:
         """Closes every socket of it."""
         self._socket.disable_monitor()
-        for socket in (self._monitor, self._socket, self._authenticator.zap_socket):
+        sockets = [self._monitor, self._socket]
+        if self._authenticator is not None:
+            sockets.append(self._authenticator.zap_socket)
+        for socket in sockets:
             self._wiring.reactor.remove(socket)
             socket.close()
+
+    def _start_authenticator(self) -> Authenticator:
+        authenticator = Authenticator(self._wiring.context)
+        authenticator.start()
+        authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+        self._wiring.reactor.add(authenticator.zap_socket, lambda: _answer(authenticator))
+        return authenticator
 
     def _bind(self, bind: str) -> str:
         try:
@@ -144,14 +152,18 @@ class Publisher:
                 elif message == _UNSUBSCRIBED:
                     self.subscribers -= 1
 
-    def _on_question(self) -> None:
-        question = self._authenticator.zap_socket.recv_multipart()
-        # A coroutine by its signature only: with a callback that answers at once it never waits.
-        with contextlib.suppress(StopIteration):
-            self._authenticator.handle_zap_message(question).send(None)
-
     def _on_monitor(self) -> None:
         for event, _ in read_monitor(self._monitor):
             # HANDSHAKE_FAILED_AUTH only repeats that a key was refused, and does not name the key.
             if event != zmq.Event.HANDSHAKE_FAILED_AUTH and event in HANDSHAKE_FAILED:
-                self._wiring.report("handshake_refused", reason="no CURVE, or not meant for this node's key")
+                reason = "no CURVE, or not meant for this node's key"
+                if self._authenticator is None:
+                    reason = "not a plain connection, and this node is insecure"
+                self._wiring.report("handshake_refused", reason=reason)
+
+
+def _answer(authenticator: Authenticator) -> None:
+    question = authenticator.zap_socket.recv_multipart()
+    # A coroutine by its signature only: with a callback that answers at once it never waits.
+    with contextlib.suppress(StopIteration):
+        authenticator.handle_zap_message(question).send(None)
