@@ -55,19 +55,20 @@ def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool, insecure
 
     The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
     SIGTERM saves a checkpoint and ends with status 0; starting again resumes from it.
+    SIGHUP reads the peers file again: neighbours that were taken away and other public keys of neighbours are followed.
     """
     if check:
         sys.exit(_check(peers_path, node_id, as_json=as_json, insecure=insecure))
     if as_json:
         raise click.UsageError("--json goes with --check")
-    stop = threading.Event()
-    _handle_signals(stop)
+    stop, reload = threading.Event(), threading.Event()
+    _handle_signals(stop, reload)
     _watch_lifeline(stop)
     view = read_peers(peers_path).view(node_id)
     # torch takes seconds to load; a wrong peers file shall not.
     from node.session import run_session  # noqa: PLC0415
 
-    sys.exit(run_session(view, peers_path, stop, insecure=insecure))
+    sys.exit(run_session(view, peers_path, stop, reload=reload, insecure=insecure))
 
 
 def _check(peers_path: Path, node_id: int, *, as_json: bool, insecure: bool) -> int:
@@ -81,8 +82,11 @@ def _check(peers_path: Path, node_id: int, *, as_json: bool, insecure: bool) -> 
     return EXIT_OK if report.can_start else EXIT_INPUT
 
 
-def _handle_signals(stop: threading.Event) -> None:
-    """The first SIGTERM or Ctrl-C asks for a checkpoint and a clean end, the second one ends at once."""
+def _handle_signals(stop: threading.Event, reload: threading.Event) -> None:
+    """The first SIGTERM or Ctrl-C asks for a checkpoint and a clean end, the second one ends at once.
+
+    SIGHUP asks to read the peers file again.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
@@ -91,6 +95,7 @@ def _handle_signals(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
 
 def _watch_lifeline(stop: threading.Event) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from node.checkpoint import Checkpoint
     from node.publisher import Identity
 
+NEIGHBORS = "the list of neighbours"
+"""The one of `digests` that may shrink; see `check_resumable`."""
 _LOCK = "lock"
 
 
@@ -89,7 +91,10 @@ def read_keys(view: NodeView) -> KeyPair:
 
 
 def digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
-    """Digests of what a resumed node must find as it was; how often it saves or reports may change, and so may epochs."""
+    """Digests of what a resumed node must find as it was; how often it saves or reports may change, and so may epochs.
+
+    The list of neighbours stands in clear, so that one that was shortened can be told from another list.
+    """
     free: dict[str, Any] = {
         "epochs": True,
         "checkpoint": True,
@@ -97,17 +102,24 @@ def digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
         "exchange": {"republish_s", "lockstep_timeout_s", "linger_s"},
         "training": {"device", "threads"},
     }
-    neighbors = " ".join(str(peer.id) for peer in view.neighbors)
     parts = {
         "the shard": shard.images.tobytes(),
-        "the list of neighbours": neighbors.encode(),
         "a setting that training depends on": settings.model_dump_json(exclude=free).encode(),
     }
-    return {name: xxhash.xxh3_128_hexdigest(data) for name, data in parts.items()}
+    hashed = {name: xxhash.xxh3_128_hexdigest(data) for name, data in parts.items()}
+    return {**hashed, NEIGHBORS: neighbor_list(view)}
+
+
+def neighbor_list(view: NodeView) -> str:
+    """The ids of a node's neighbours, as a checkpoint keeps them."""
+    return " ".join(str(peer.id) for peer in view.neighbors)
 
 
 def check_resumable(saved: Checkpoint, identity: Identity, cycles: int) -> None:
     """Refuses a checkpoint that this node cannot go on from.
+
+    A neighbour that was revoked must not cost the others their training: a list of neighbours that has only become
+    shorter is no obstacle. Each neighbour's state stands apart in a checkpoint, and what is left over is not read.
 
     Args:
         saved: The checkpoint.
@@ -128,7 +140,8 @@ def check_resumable(saved: Checkpoint, identity: Identity, cycles: int) -> None:
                 saved.path, f"{name} = {found!r}", f"{value!r}, or another directory for this run"
             )
     for name, digest in identity.inputs.items():
-        if saved.meta.inputs.get(name) != digest:
+        found = saved.meta.inputs.get(name, "")
+        if found != digest and not (name == NEIGHBORS and set(digest.split()) <= set(found.split())):
             mend = "undo the change, or give the node another directory to start from the beginning"
             raise InputError(saved.path, f"{name} changed since this checkpoint", mend)
     if saved.meta.cycle > cycles:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from node.config import Settings
+from node.inputs import architecture_of
 from node.neighbors import Arrays
 from node.snapshots import schema
-from topology.peers import NodeView
-from transport.link import Link
-from transport.wire import Schema, Snapshot, encode
+from topology.peers import NodeView, Peer
+from transport.link import Link, Neighbor
+from transport.wire import Expected, Schema, Snapshot, encode
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ class Identity:
         return schema(
             self.architecture, self.settings.architecture[self.architecture], image.size, image.channels
         )
+
+
+def neighbor_of(identity: Identity, peer: Peer) -> Neighbor:
+    """A neighbour as the link needs to know it: its address, its key and the frames to expect of it."""
+    settings, name = identity.settings, architecture_of(peer)
+    image = settings.image
+    expected = Expected(
+        run_id=identity.view.run_id,
+        node_id=peer.id,
+        schema=schema(name, settings.architecture[name], image.size, image.channels),
+        blocks=2 if settings.lockstep else 1,
+        dtype=settings.exchange.payload,
+    )
+    return Neighbor(peer.id, peer.address, peer.public_key, expected)
 
 
 class Publisher:

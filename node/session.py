@@ -35,25 +35,32 @@ from node.logs import open_log
 from node.metrics import Status
 from node.models import Discriminator
 from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, build_modules
-from node.publisher import Identity
+from node.publisher import Identity, neighbor_of
+from node.reload import PeersFollower, Requests
 from node.shards import Shard, load_shard
-from node.snapshots import schema
 from node.trainer import Trainer, TrainingError, place
 from node.worker import StopRequestedError, Worker
 from topology.errors import InputError
-from topology.peers import NodeView, Peer
+from topology.peers import NodeView
 from transport.errors import LocalError
-from transport.link import Link, LinkSettings, Neighbor
-from transport.wire import Expected
+from transport.link import Link, LinkSettings
 
 
-def run_session(view: NodeView, peers_path: Path, stop: Event, *, insecure: bool = False) -> int:
+def run_session(
+    view: NodeView,
+    peers_path: Path,
+    stop: Event,
+    *,
+    reload: Event | None = None,
+    insecure: bool = False,
+) -> int:
     """Runs a node until it is done, stopped or beaten, and returns the exit status.
 
     Args:
         view: The node's place in the graph and its files.
         peers_path: The file that it was read from, for error lines.
         stop: Set when the node shall save and stop.
+        reload: Set when the node shall read the file again.
         insecure: Whether to exchange without CURVE; from the command line alone, never from a file.
 
     Raises:
@@ -77,11 +84,12 @@ def run_session(view: NodeView, peers_path: Path, stop: Event, *, insecure: bool
             inputs=digests(settings, shard, view),
             insecure=insecure,
         )
-        return _train(identity, shard, saved, stop, log)
+        requests = Requests(stop, reload or Event(), peers_path)
+        return _train(identity, shard, saved, requests, log)
 
 
 def _train(
-    identity: Identity, shard: Shard, saved: Checkpoint | None, stop: Event, log: FilteringBoundLogger
+    identity: Identity, shard: Shard, saved: Checkpoint | None, requests: Requests, log: FilteringBoundLogger
 ) -> int:
     view, settings = identity.view, identity.settings
     fixed = {
@@ -104,7 +112,7 @@ def _train(
         chosen={},
     )
     try:
-        _live(identity, shard, saved, status, stop, log)
+        _live(identity, shard, saved, status, requests, log)
     except StopRequestedError:
         log.info("stopped; start again to resume")
         return EXIT_OK
@@ -124,7 +132,7 @@ def _live(
     shard: Shard,
     saved: Checkpoint | None,
     status: Status,
-    stop: Event,
+    requests: Requests,
     log: FilteringBoundLogger,
 ) -> None:
     """The node between its first and its last cycle; the link's lifetime is this call."""
@@ -134,7 +142,7 @@ def _live(
     with contextlib.ExitStack() as stack:
         link = None if identity.settings.policy == "alone" else _open_link(identity, log, stack)
         address = None if link is None else link.address
-        worker = _build_worker(identity, trainer, link, status, log, stop)
+        worker = _build_worker(identity, trainer, link, status, log, requests)
         if saved is not None:
             worker.resume(saved)
         status.update(address=address)
@@ -150,11 +158,13 @@ def _build_worker(
     link: Link | None,
     status: Status,
     log: FilteringBoundLogger,
-    stop: Event,
+    requests: Requests,
 ) -> Worker:
     settings = identity.settings
     if link is None:
-        return Worker(identity, trainer, None, None, status, log, stop)
+        worker = Worker(identity, trainer, None, None, status, log, requests.stop)
+        worker.follow_peers = PeersFollower(requests, None, None, log)
+        return worker
     image = settings.image
     modules = build_modules(
         (
@@ -174,7 +184,8 @@ def _build_worker(
         )
     else:
         neighbors = NewestNeighbors(modules, link.latest, settings.cooperation.max_age_s)
-    worker = Worker(identity, trainer, neighbors, link, status, log, stop)
+    worker = Worker(identity, trainer, neighbors, link, status, log, requests.stop)
+    worker.follow_peers = PeersFollower(requests, link, neighbors, log)
     if isinstance(neighbors, LockstepNeighbors):
         neighbors.keep_waiting = worker.keep_waiting
     return worker
@@ -193,24 +204,11 @@ def _open_link(identity: Identity, log: FilteringBoundLogger, stack: contextlib.
 def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings:
     """What the link needs: this node's door, and for each neighbour its address, key and the frames to expect."""
     view, settings = identity.view, identity.settings
-    image = settings.image
-
-    def neighbor(peer: Peer) -> Neighbor:
-        name = architecture_of(peer)
-        expected = Expected(
-            run_id=view.run_id,
-            node_id=peer.id,
-            schema=schema(name, settings.architecture[name], image.size, image.channels),
-            blocks=2 if settings.lockstep else 1,
-            dtype=settings.exchange.payload,
-        )
-        return Neighbor(peer.id, peer.address, peer.public_key, expected)
-
     return LinkSettings(
         node_id=view.me.id,
         bind=view.me.bind_address,
         keys=None if identity.insecure else read_keys(view),
-        neighbors=tuple(neighbor(peer) for peer in view.neighbors),
+        neighbors=tuple(neighbor_of(identity, peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
         on_event=_event_log(log),
         insecure=identity.insecure,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event
 from typing import Any
 
@@ -53,6 +53,9 @@ class Worker:
         status: status.json.
         log: The node's log.
         stop: Set when the node shall save and stop.
+
+    Attributes:
+        follow_peers: Called now and then with who the node is, returns who it is from then on.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Worker:
         self._status = status
         self._log = log
         self._stop = stop
+        self.follow_peers: Callable[[Identity], Identity] = lambda identity: identity
         self._window = Window()
         self._chosen: Counter[str] = Counter()
         self._published: tuple[Arrays, Arrays] = (to_arrays(trainer.discriminator),) * 2
@@ -109,7 +113,7 @@ class Worker:
         self._report("training", ready=True)
         try:
             while self._trainer.cycle_count < self._trainer.cycles:
-                self._check_stop()
+                self._heed()
                 self._wait_for_block()
                 record = self._trainer.cycle(self._read_neighbors)
                 self._observe(record)
@@ -323,14 +327,16 @@ class Worker:
 
     # Stopping ----------------------------------------------------------------------------------------------------
 
-    def _check_stop(self) -> None:
+    def _heed(self) -> None:
+        """Looks at what was asked of the node from outside: to stop, or to read its peers again."""
         if self._stop.is_set():
             raise StopRequestedError
+        self._identity = self.follow_peers(self._identity)
 
     def keep_waiting(self) -> None:
-        """For long waits: keeps status.json fresh and ends the wait where a stop is asked for."""
+        """For long waits: keeps status.json fresh and heeds what is asked meanwhile."""
         self._report("training", every_s=_STATUS_EVERY_S)
-        self._check_stop()
+        self._heed()
 
     def _linger(self) -> None:
         """Serves the last snapshot until the neighbours have finished too, or `linger_s` has passed."""
@@ -346,5 +352,7 @@ class Worker:
                 return
             if self._stop.wait(0.1):
                 return
-            heard = {j: link.latest(j) for j in waiting}
+            self._identity = self.follow_peers(self._identity)
+            present = {peer.id for peer in self._identity.view.neighbors}
+            heard = {j: link.latest(j) for j in waiting if j in present}
             waiting = [j for j, delivery in heard.items() if delivery is None or not delivery.snapshot.done]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NeighborStatistics:
-    """One connection since the link was started.
+    """One neighbour since the link was started, or since it has another key.
 
     Attributes:
         accepted: Snapshots accepted.
