@@ -158,12 +158,13 @@ class LockstepNeighbors:
                 # Nothing newer will come, and the neighbour may soon be gone.
                 self._finished.add(neighbor_id)
 
-    def forget(self, gone: Iterable[int], rekeyed: Iterable[int]) -> None:  # noqa: ARG002 - both modes take both
+    def forget(self, gone: Iterable[int], rekeyed: Iterable[int]) -> None:
         """Does without some neighbours; of those with another key nothing is kept beside the block in use."""
         for neighbor_id in gone:
             del self._modules[neighbor_id]
-            self._finished.discard(neighbor_id)
             self.readings.pop(neighbor_id, None)
+        # That it had finished was said under the old key.
+        self._finished -= {*gone, *rekeyed}
 
     def _wait_for(self, neighbor_id: int, cycle: int) -> tuple[Delivery, Arrays] | None:
         deadline_s = time.monotonic() + self._timeout_s

@@ -7,12 +7,14 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness import NodeProcess, started, wait_until, write_run
 from node.check import examine
+from node.inputs import NEIGHBORS, check_resumable, neighbor_list
 from node.reload import compare
 from topology.errors import InputError
 from topology.graph import complete
@@ -70,6 +72,38 @@ def test_everything_else_that_changed_is_refused(new: NodeView, words: str) -> N
     with pytest.raises(InputError) as caught:
         compare(FILE, made(2, 3), new)
     assert words in str(caught.value)
+
+
+def checkpoint_of(neighbors: str) -> Any:
+    """What a checkpoint says of itself, as far as going on from it asks."""
+    meta = SimpleNamespace(
+        run_id="run", node_id=1, arch_id="a", cycle=1, epoch=1, inputs={NEIGHBORS: neighbors}
+    )
+    return SimpleNamespace(path=FILE, meta=meta)
+
+
+def node_with(*neighbors: int) -> Any:
+    """A node with these neighbours, as far as going on from a checkpoint asks."""
+    view = made(*neighbors)
+    schema, settings = SimpleNamespace(arch_id="a"), SimpleNamespace(epochs=1)
+    return SimpleNamespace(
+        view=view, schema=schema, settings=settings, inputs={NEIGHBORS: neighbor_list(view)}
+    )
+
+
+@pytest.mark.parametrize("left", [(2, 3, 4), (2, 4), (3,), ()])
+def test_a_node_goes_on_from_its_checkpoint_with_fewer_neighbours(left: tuple[int, ...]) -> None:
+    """A neighbour that was revoked locks nobody out."""
+    check_resumable(checkpoint_of("2 3 4"), node_with(*left), cycles=9)
+
+
+@pytest.mark.parametrize(("saved", "now"), [("2 3", (2, 3, 4)), ("2 3", (2, 4)), ("", (2,)), ("23", (2, 3))])
+def test_a_node_does_not_go_on_with_a_neighbour_that_its_checkpoint_does_not_know(
+    saved: str, now: tuple[int, ...]
+) -> None:
+    """Added, or put in another's place."""
+    with pytest.raises(InputError, match="the list of neighbours changed"):
+        check_resumable(checkpoint_of(saved), node_with(*now), cycles=9)
 
 
 # --- running nodes ----------------------------------------------------------------------------------------------
