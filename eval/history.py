@@ -26,12 +26,14 @@ class History:
         bytes_out: Sent in all boots together.
         bytes_in: Received in all boots together.
         seconds: Time that all boots took together.
+        insecure: Whether the node exchanged without CURVE in any boot.
     """
 
     lines: tuple[Mapping[str, Any], ...]
     bytes_out: float
     bytes_in: float
     seconds: float
+    insecure: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.lines)
@@ -81,6 +83,7 @@ def read_history(path: Path) -> History:
         bytes_out=_over_boots(lines, "bytes_out"),
         bytes_in=_over_boots(lines, "bytes_in"),
         seconds=_over_boots(lines, "time_s"),
+        insecure=any(line.get("insecure") is True for line in lines),
     )
 
 

@@ -70,6 +70,11 @@ class NodePortrait:
         return max(measured, self.checkpoint.cycle if self.checkpoint else 0)
 
     @property
+    def insecure(self) -> bool:
+        """Whether it exchanged without CURVE, now or in an earlier start."""
+        return self.history.insecure or self.status.get("insecure") is True
+
+    @property
     def choices(self) -> int:
         """Times that this node's generator learned from a neighbour's discriminator."""
         return sum(self.history.chosen(neighbor) for neighbor in self.neighbors)
@@ -157,6 +162,11 @@ class Portrait:
     def seconds(self) -> float:
         """Training time of the slowest node."""
         return max((node.history.seconds for node in self.nodes), default=0.0)
+
+    @property
+    def insecure(self) -> tuple[int, ...]:
+        """Nodes that exchanged without CURVE."""
+        return tuple(node.id for node in self.nodes if node.insecure)
 
     @property
     def trained(self) -> bool:

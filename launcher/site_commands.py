@@ -1,4 +1,4 @@
-"""The commands of a run of sites: `keys make` and `shard` for a site, `peers` for the coordinator."""
+"""The commands of a run of sites: `keys` and `shard` for a site, `peers` for the coordinator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from launcher.datasets import load_data
+from launcher.keys import revoke_node, rotate_key
 from launcher.options import GRAPH, IMAGE_SETTINGS, RUN_SETTINGS, read_settings, takes
 from launcher.site import make_key, make_peers, make_shard, read_public_keys, write_shard
 from node.cli import example
@@ -18,7 +19,7 @@ from topology.peers import dump_peers
 
 @click.group(epilog=example("dgan-launch keys make keys/node-3.key > node-3.pub"))
 def keys() -> None:
-    """Makes the key that a node proves its identity with."""
+    """Makes, changes and revokes the key that a node proves its identity with."""
 
 
 @keys.command(epilog=example("dgan-launch keys make keys/node-3.key > node-3.pub"))
@@ -30,6 +31,45 @@ def make(path: Path) -> None:
     overwritten. The public key, 40 characters, is for the coordinator.
     """
     click.echo(make_key(path))
+
+
+_PEERS = click.argument("path", metavar="PEERS", type=click.Path(path_type=Path))
+_ID = click.option("--id", "node_id", type=int, required=True, help="The node's id in PEERS.")
+
+
+@keys.command(epilog=example("dgan-launch keys rotate peers.toml --id 3"))
+@_PEERS
+@_ID
+def rotate(path: Path, node_id: int) -> None:
+    """Gives a node another key pair: the key file beside PEERS is replaced, and the public key in PEERS.
+
+    Nothing is kept of the old pair. PEERS is written anew, without its comments; it holds no secret, and every neighbour
+    needs the new copy. A neighbour's node follows it on SIGHUP; the node itself must be started again.
+    """
+    public_key, neighbors = rotate_key(path, node_id)
+    click.echo(f"{path}: node {node_id} has the new public key {public_key}")
+    click.echo(_next_steps(neighbors, f"start node {node_id} again"))
+
+
+@keys.command(epilog=example("dgan-launch keys revoke peers.toml --id 3"))
+@_PEERS
+@_ID
+def revoke(path: Path, node_id: int) -> None:
+    """Takes a node out of PEERS, and out of everybody's neighbours.
+
+    PEERS is written anew, without its comments; every neighbour needs the new copy. A neighbour's node follows it on
+    SIGHUP, and the revoked node gets nothing more, not even on a connection that stands.
+    """
+    neighbors = revoke_node(path, node_id)
+    click.echo(f"{path}: node {node_id} is taken out")
+    click.echo(_next_steps(neighbors, f"stop node {node_id}"))
+
+
+def _next_steps(neighbors: tuple[int, ...], last: str) -> str:
+    if not neighbors:
+        return f"next: {last}; it has no neighbours"
+    ids = ", ".join(str(neighbor) for neighbor in neighbors)
+    return f"next: give this file to its neighbours, nodes {ids}; kill -HUP each of their processes; {last}"
 
 
 @click.command(

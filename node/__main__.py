@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from types import FrameType
 import click
 
 from node.cli import Command, example
+from node.exits import EXIT_INPUT, EXIT_OK
 from topology.peers import read_peers
 
 _LIFELINE = "DGAN_LIFELINE_FD"
@@ -23,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 @click.command(
     "dgan-node",
     cls=Command,
-    epilog=example("dgan-node --id 3 --peers peers.toml"),
+    epilog=example("dgan-node --id 3 --peers peers.toml --check", "dgan-node --id 3 --peers peers.toml"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--id", "node_id", type=int, required=True, help="This node's id in the peers file.")
@@ -34,25 +36,57 @@ _PR_SET_PDEATHSIG = 1
     required=True,
     help="The peers file: addresses, public keys, edges and the run's settings.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Say whether the node could start, item by item; train nothing and change nothing. Status 2 if it could not.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check: the findings as JSON.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Exchange without keys: anybody on the way may read, change or forge what is sent. For experiments on one "
+    "machine; neighbours must be insecure too.",
+)
 @click.version_option(package_name="dgan", message="%(version)s")
-def main(node_id: int, peers_path: Path) -> None:
+def main(node_id: int, peers_path: Path, *, check: bool, as_json: bool, insecure: bool) -> None:
     """Train one node of a decentralized GAN on its own private images.
 
     The peers file names the shard, the secret key and the directory of the node; all other settings have defaults.
     SIGTERM saves a checkpoint and ends with status 0; starting again resumes from it.
+    SIGHUP reads the peers file again: neighbours that were taken away and other public keys of neighbours are followed.
     """
-    stop = threading.Event()
-    _handle_signals(stop)
+    if check:
+        sys.exit(_check(peers_path, node_id, as_json=as_json, insecure=insecure))
+    if as_json:
+        raise click.UsageError("--json goes with --check")
+    stop, reload = threading.Event(), threading.Event()
+    _handle_signals(stop, reload)
     _watch_lifeline(stop)
     view = read_peers(peers_path).view(node_id)
     # torch takes seconds to load; a wrong peers file shall not.
     from node.session import run_session  # noqa: PLC0415
 
-    sys.exit(run_session(view, peers_path, stop))
+    sys.exit(run_session(view, peers_path, stop, reload=reload, insecure=insecure))
 
 
-def _handle_signals(stop: threading.Event) -> None:
-    """The first SIGTERM or Ctrl-C asks for a checkpoint and a clean end, the second one ends at once."""
+def _check(peers_path: Path, node_id: int, *, as_json: bool, insecure: bool) -> int:
+    from node.check import examine  # noqa: PLC0415 - a start has no use for it
+
+    report = examine(peers_path, node_id, insecure=insecure)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(str(finding) for finding in report.findings))
+    return EXIT_OK if report.can_start else EXIT_INPUT
+
+
+def _handle_signals(stop: threading.Event, reload: threading.Event) -> None:
+    """The first SIGTERM or Ctrl-C asks for a checkpoint and a clean end, the second one ends at once.
+
+    SIGHUP asks to read the peers file again.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
@@ -61,6 +95,7 @@ def _handle_signals(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
 
 def _watch_lifeline(stop: threading.Event) -> None:

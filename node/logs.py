@@ -27,12 +27,13 @@ class _Tee:
         return event
 
 
-def open_log(file: TextIO, node_id: int) -> structlog.typing.FilteringBoundLogger:
+def open_log(file: TextIO, node_id: int, *, insecure: bool = False) -> structlog.typing.FilteringBoundLogger:
     """A logger whose every event carries the time, the level and the node.
 
     Args:
         file: Open log.jsonl; the caller closes it.
         node_id: This node.
+        insecure: Whether every event carries `insecure=True`.
     """
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
@@ -45,4 +46,4 @@ def open_log(file: TextIO, node_id: int) -> structlog.typing.FilteringBoundLogge
         ],
         wrapper_class=structlog.make_filtering_bound_logger(0),
     )
-    return logger.bind(node=node_id)
+    return logger.bind(node=node_id, insecure=True) if insecure else logger.bind(node=node_id)

@@ -75,7 +75,7 @@ class NewestNeighbors:
         max_age_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._modules = modules
+        self._modules = dict(modules)
         self._latest = latest
         self._max_age_s = max_age_s
         self._clock = clock
@@ -99,6 +99,13 @@ class NewestNeighbors:
             )
         return {neighbor_id: self._modules[neighbor_id] for neighbor_id in self.readings}
 
+    def forget(self, gone: Iterable[int], rekeyed: Iterable[int]) -> None:
+        """Does without some neighbours, and takes what others send from now on for new."""
+        for neighbor_id in gone:
+            del self._modules[neighbor_id]
+        for neighbor_id in (*gone, *rekeyed):
+            self._loaded.pop(neighbor_id, None)
+
 
 class LockstepNeighbors:
     """Lockstep mode: one given block of every neighbour.
@@ -119,7 +126,7 @@ class LockstepNeighbors:
         timeout_s: float,
         keep_waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        self._modules = modules
+        self._modules = dict(modules)
         self._latest = latest
         self._block_cycles = block_cycles
         self._timeout_s = timeout_s
@@ -134,11 +141,16 @@ class LockstepNeighbors:
     def begin_block(self, cycle: int) -> None:
         """Waits for the block that ended at `cycle` from every neighbour and takes it into use.
 
+        One that is taken away during the wait is waited for no longer.
+
         Raises:
             NeighborTimeoutError: One did not come in time.
         """
         for neighbor_id in self._modules.keys() - self._finished:
-            delivery, block = self._wait_for(neighbor_id, cycle)
+            found = self._wait_for(neighbor_id, cycle)
+            if found is None:
+                continue
+            delivery, block = found
             load_arrays(self._modules[neighbor_id], block)
             age_s = max(time.monotonic() - delivery.arrived_s, 0.0)
             self.readings[neighbor_id] = Reading(age_s, min(delivery.snapshot.cycle, cycle))
@@ -146,10 +158,19 @@ class LockstepNeighbors:
                 # Nothing newer will come, and the neighbour may soon be gone.
                 self._finished.add(neighbor_id)
 
-    def _wait_for(self, neighbor_id: int, cycle: int) -> tuple[Delivery, Arrays]:
+    def forget(self, gone: Iterable[int], rekeyed: Iterable[int]) -> None:
+        """Does without some neighbours; of those with another key nothing is kept beside the block in use."""
+        for neighbor_id in gone:
+            del self._modules[neighbor_id]
+            self.readings.pop(neighbor_id, None)
+        # That it had finished was said under the old key.
+        self._finished -= {*gone, *rekeyed}
+
+    def _wait_for(self, neighbor_id: int, cycle: int) -> tuple[Delivery, Arrays] | None:
         deadline_s = time.monotonic() + self._timeout_s
-        delivery = self._latest(neighbor_id)
-        while True:
+        while neighbor_id in self._modules:
+            # Read anew in each turn: with another key a neighbour's snapshots begin anew.
+            delivery = self._latest(neighbor_id)
             block = None if delivery is None else block_at(delivery.snapshot, cycle, self._block_cycles)
             if delivery is not None and block is not None:
                 return delivery, block
@@ -157,9 +178,10 @@ class LockstepNeighbors:
                 last = "nothing" if delivery is None else f"cycle {delivery.snapshot.cycle}"
                 problem = f"node {neighbor_id} has sent {last}, cycle {cycle} is needed"
                 raise NeighborTimeoutError(f"no block within {self._timeout_s:g} s: {problem}")
-            self.keep_waiting()
             after = None if delivery is None else (delivery.snapshot.boot, delivery.snapshot.seq)
-            delivery = self._latest(neighbor_id, after=after, timeout_s=0.2) or delivery
+            self._latest(neighbor_id, after=after, timeout_s=0.2)
+            self.keep_waiting()
+        return None
 
     def state(self) -> dict[str, Tensor]:
         """The blocks in use, and whether they are a neighbour's last.

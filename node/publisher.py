@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from node.config import Settings
+from node.inputs import architecture_of
 from node.neighbors import Arrays
 from node.snapshots import schema
-from topology.peers import NodeView
-from transport.link import Link
-from transport.wire import Schema, Snapshot, encode
+from topology.peers import NodeView, Peer
+from transport.link import Link, Neighbor
+from transport.wire import Expected, Schema, Snapshot, encode
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Identity:
         architecture: Name of its architecture.
         boot: Count of its starts.
         inputs: Digests of what training depends on, by a name that a user understands.
+        insecure: Whether it exchanges without CURVE.
     """
 
     view: NodeView
@@ -31,6 +33,7 @@ class Identity:
     architecture: str
     boot: int
     inputs: Mapping[str, str]
+    insecure: bool = False
 
     @cached_property
     def schema(self) -> Schema:
@@ -39,6 +42,20 @@ class Identity:
         return schema(
             self.architecture, self.settings.architecture[self.architecture], image.size, image.channels
         )
+
+
+def neighbor_of(identity: Identity, peer: Peer) -> Neighbor:
+    """A neighbour as the link needs to know it: its address, its key and the frames to expect of it."""
+    settings, name = identity.settings, architecture_of(peer)
+    image = settings.image
+    expected = Expected(
+        run_id=identity.view.run_id,
+        node_id=peer.id,
+        schema=schema(name, settings.architecture[name], image.size, image.channels),
+        blocks=2 if settings.lockstep else 1,
+        dtype=settings.exchange.payload,
+    )
+    return Neighbor(peer.id, peer.address, peer.public_key, expected)
 
 
 class Publisher:

@@ -7,75 +7,89 @@ link, and turns whatever ends the training into an exit status.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import torch
-import xxhash
 from structlog.typing import FilteringBoundLogger
 
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
-from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import write_atomically
+from node.inputs import (
+    architecture_of,
+    boot_file,
+    digests,
+    locked,
+    read_boot,
+    read_keys,
+    read_settings,
+    with_image_shape,
+)
 from node.logs import open_log
 from node.metrics import Status
 from node.models import Discriminator
 from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, build_modules
-from node.publisher import Identity
+from node.publisher import Identity, neighbor_of
+from node.reload import PeersFollower, Requests
 from node.shards import Shard, load_shard
-from node.snapshots import schema
 from node.trainer import Trainer, TrainingError, place
 from node.worker import StopRequestedError, Worker
 from topology.errors import InputError
-from topology.peers import NodeView, Peer
+from topology.peers import NodeView
 from transport.errors import LocalError
-from transport.keys import load_keys
-from transport.link import Link, LinkSettings, Neighbor
-from transport.wire import Expected
+from transport.link import Link, LinkSettings
 
 
-def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
+def run_session(
+    view: NodeView,
+    peers_path: Path,
+    stop: Event,
+    *,
+    reload: Event | None = None,
+    insecure: bool = False,
+) -> int:
     """Runs a node until it is done, stopped or beaten, and returns the exit status.
 
     Args:
         view: The node's place in the graph and its files.
         peers_path: The file that it was read from, for error lines.
         stop: Set when the node shall save and stop.
+        reload: Set when the node shall read the file again.
+        insecure: Whether to exchange without CURVE; from the command line alone, never from a file.
 
     Raises:
         InputError: A file or setting is wrong; nothing was trained.
     """
-    settings = resolve(peers_path, view.settings)
+    settings = read_settings(peers_path, view)
     shard = load_shard(view.data)
-    settings = _with_image_shape(settings, shard, view.data)
-    for peer in (view.me, *view.neighbors):
-        _check_architecture(peers_path, settings, peer)
+    settings = with_image_shape(settings, shard, view.data)
     torch.set_num_threads(settings.training.threads)
     # Weights that decay below float32's normal range would slow every convolution down many times.
     torch.set_flush_denormal(True)
     view.directory.mkdir(parents=True, exist_ok=True)
-    with _locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-        log = open_log(file, view.me.id)
+    with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+        log = open_log(file, view.me.id, insecure=insecure)
         saved = _newest_checkpoint(view.directory, log)
         identity = Identity(
             view,
             settings,
             architecture_of(view.me),
             boot=_next_boot(view.directory, saved),
-            inputs=_digests(settings, shard, view),
+            inputs=digests(settings, shard, view),
+            insecure=insecure,
         )
-        return _train(identity, shard, saved, stop, log)
+        requests = Requests(stop, reload or Event(), peers_path)
+        return _train(identity, shard, saved, requests, log)
 
 
 def _train(
-    identity: Identity, shard: Shard, saved: Checkpoint | None, stop: Event, log: FilteringBoundLogger
+    identity: Identity, shard: Shard, saved: Checkpoint | None, requests: Requests, log: FilteringBoundLogger
 ) -> int:
     view, settings = identity.view, identity.settings
     fixed = {
@@ -83,6 +97,7 @@ def _train(
         "node_id": view.me.id,
         "pid": os.getpid(),
         "boot": identity.boot,
+        "insecure": identity.insecure,
         "error": None,
     }
     status = Status(view.directory / "status.json", fixed)
@@ -97,7 +112,7 @@ def _train(
         chosen={},
     )
     try:
-        _live(identity, shard, saved, status, stop, log)
+        _live(identity, shard, saved, status, requests, log)
     except StopRequestedError:
         log.info("stopped; start again to resume")
         return EXIT_OK
@@ -117,15 +132,17 @@ def _live(
     shard: Shard,
     saved: Checkpoint | None,
     status: Status,
-    stop: Event,
+    requests: Requests,
     log: FilteringBoundLogger,
 ) -> None:
     """The node between its first and its last cycle; the link's lifetime is this call."""
+    if identity.insecure:
+        log.warning("no encryption and no authentication: started with --insecure")
     trainer = Trainer(identity.settings, identity.architecture, identity.view.me.id, shard)
     with contextlib.ExitStack() as stack:
         link = None if identity.settings.policy == "alone" else _open_link(identity, log, stack)
         address = None if link is None else link.address
-        worker = _build_worker(identity, trainer, link, status, log, stop)
+        worker = _build_worker(identity, trainer, link, status, log, requests)
         if saved is not None:
             worker.resume(saved)
         status.update(address=address)
@@ -141,11 +158,13 @@ def _build_worker(
     link: Link | None,
     status: Status,
     log: FilteringBoundLogger,
-    stop: Event,
+    requests: Requests,
 ) -> Worker:
     settings = identity.settings
     if link is None:
-        return Worker(identity, trainer, None, None, status, log, stop)
+        worker = Worker(identity, trainer, None, None, status, log, requests.stop)
+        worker.follow_peers = PeersFollower(requests, None, None, log)
+        return worker
     image = settings.image
     modules = build_modules(
         (
@@ -165,7 +184,8 @@ def _build_worker(
         )
     else:
         neighbors = NewestNeighbors(modules, link.latest, settings.cooperation.max_age_s)
-    worker = Worker(identity, trainer, neighbors, link, status, log, stop)
+    worker = Worker(identity, trainer, neighbors, link, status, log, requests.stop)
+    worker.follow_peers = PeersFollower(requests, link, neighbors, log)
     if isinstance(neighbors, LockstepNeighbors):
         neighbors.keep_waiting = worker.keep_waiting
     return worker
@@ -184,49 +204,15 @@ def _open_link(identity: Identity, log: FilteringBoundLogger, stack: contextlib.
 def link_settings(identity: Identity, log: FilteringBoundLogger) -> LinkSettings:
     """What the link needs: this node's door, and for each neighbour its address, key and the frames to expect."""
     view, settings = identity.view, identity.settings
-    image = settings.image
-
-    def neighbor(peer: Peer) -> Neighbor:
-        name = architecture_of(peer)
-        expected = Expected(
-            run_id=view.run_id,
-            node_id=peer.id,
-            schema=schema(name, settings.architecture[name], image.size, image.channels),
-            blocks=2 if settings.lockstep else 1,
-            dtype=settings.exchange.payload,
-        )
-        return Neighbor(peer.id, peer.address, peer.public_key, expected)
-
-    keys = load_keys(view.key)
-    if keys.public != view.me.public_key:
-        problem = f"public_key = {keys.public!r} is not node {view.me.id}'s in the peers file"
-        raise InputError(view.key, problem, f"the key pair of {view.me.public_key!r}")
     return LinkSettings(
         node_id=view.me.id,
         bind=view.me.bind_address,
-        keys=keys,
-        neighbors=tuple(neighbor(peer) for peer in view.neighbors),
+        keys=None if identity.insecure else read_keys(view),
+        neighbors=tuple(neighbor_of(identity, peer) for peer in view.neighbors),
         republish_s=settings.exchange.republish_s,
         on_event=_event_log(log),
+        insecure=identity.insecure,
     )
-
-
-def _digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
-    """Digests of what a resumed node must find as it was; how often it saves or reports may change, and so may epochs."""
-    free: dict[str, Any] = {
-        "epochs": True,
-        "checkpoint": True,
-        "output": True,
-        "exchange": {"republish_s", "lockstep_timeout_s", "linger_s"},
-        "training": {"device", "threads"},
-    }
-    neighbors = " ".join(str(peer.id) for peer in view.neighbors)
-    parts = {
-        "the shard": shard.images.tobytes(),
-        "the list of neighbours": neighbors.encode(),
-        "a setting that training depends on": settings.model_dump_json(exclude=free).encode(),
-    }
-    return {name: xxhash.xxh3_128_hexdigest(data) for name, data in parts.items()}
 
 
 def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], None]:
@@ -237,44 +223,6 @@ def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], Non
         level(name.replace("_", " "), **fields)
 
     return write
-
-
-def architecture_of(peer: Peer) -> str:
-    """Name of a peer's architecture."""
-    return peer.architecture or DEFAULT_ARCHITECTURE
-
-
-def _check_architecture(where: Path, settings: Settings, peer: Peer) -> None:
-    if architecture_of(peer) not in settings.architecture:
-        known = ", ".join(sorted(settings.architecture))
-        raise InputError(
-            where, f"peer {peer.id}: architecture = {peer.architecture!r} is unknown", f"one of {known}"
-        )
-
-
-def _with_image_shape(settings: Settings, shard: Shard, path: Path) -> Settings:
-    """The settings with the image shape filled in from the shard, which must agree where the settings name one."""
-    size, channels = shard.image_shape
-    wanted = (settings.image.size or size, settings.image.channels or channels)
-    if wanted != (size, channels):
-        mend = f"image.size = {wanted[0]} and image.channels = {wanted[1]} ask for {wanted[0]}x{wanted[0]}x{wanted[1]}"
-        raise InputError(path, f"images are {size}x{size}x{channels}", mend)
-    image = settings.image.model_copy(update={"size": size, "channels": channels})
-    return settings.model_copy(update={"image": image})
-
-
-@contextlib.contextmanager
-def _locked(view: NodeView) -> Iterator[None]:
-    """Holds the node's directory against a second process; the lock goes with the process, however it ends."""
-    with (view.directory / "lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            problem = f"another process is running node {view.me.id} here"
-            raise InputError(
-                view.directory, problem, "stop that one first, or give this one its own directory"
-            ) from None
-        yield
 
 
 def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint | None:
@@ -290,13 +238,7 @@ def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint
 
 def _next_boot(directory: Path, saved: Checkpoint | None) -> int:
     """Counts this start, on disk before the first publish: neighbours refuse snapshots of an earlier boot."""
-    path = directory / "boot.json"
-    try:
-        before = int(json.loads(path.read_bytes())["boot"]) if path.exists() else 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", 'an object such as {"boot": 7}, above every earlier start'
-        ) from None
+    before = read_boot(directory)
     boot = max(before, saved.meta.boot if saved is not None else 0) + 1
-    write_atomically(path, json.dumps({"boot": boot, "started_s": time.time()}).encode())
+    write_atomically(boot_file(directory), json.dumps({"boot": boot, "started_s": time.time()}).encode())
     return boot

@@ -23,6 +23,7 @@ from torch import Tensor
 from node.checkpoint import add_prefix, strip_prefix
 from node.config import Settings
 from node.data import Batches
+from node.inputs import count_cycles
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.selection import CRITERIA, information_gain, sample, uniform
@@ -113,13 +114,10 @@ class Trainer:
 
     def __init__(self, settings: Settings, architecture: str, node_id: int, shard: Shard) -> None:
         m = settings.training.batch_size
-        if len(shard) < m:
-            problem = f"node {node_id}'s shard holds {len(shard)} images"
-            raise InputError("training.batch_size", f"{m} is too large, {problem}", f"at most {len(shard)}")
+        self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
         self.device = choose_device(settings.training.device)
         self.cycle_count = 0
-        self.cycles_per_epoch = len(shard) // m
         self.streams = seed_streams(settings.seed, node_id)
         self.batches = Batches(shard, m, self.streams["data"], self.device)
         structure = settings.architecture[architecture]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event
 from typing import Any
 
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from node import checkpoint, samples
 from node.checkpoint import Checkpoint, CheckpointMeta, add_prefix
+from node.inputs import check_resumable
 from node.metrics import Status, Window, append_line
 from node.models import Discriminator
 from node.neighbors import Arrays, LockstepNeighbors, NewestNeighbors, stack_blocks
 from node.publisher import Identity, Publisher
 from node.snapshots import to_arrays
 from node.trainer import CycleRecord, Trainer
-from topology.errors import InputError
 from transport.link import Link
 
 _STATUS_EVERY_S = 1.0
@@ -53,6 +53,9 @@ class Worker:
         status: status.json.
         log: The node's log.
         stop: Set when the node shall save and stop.
+
+    Attributes:
+        follow_peers: Called now and then with who the node is, returns who it is from then on.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Worker:
         self._status = status
         self._log = log
         self._stop = stop
+        self.follow_peers: Callable[[Identity], Identity] = lambda identity: identity
         self._window = Window()
         self._chosen: Counter[str] = Counter()
         self._published: tuple[Arrays, Arrays] = (to_arrays(trainer.discriminator),) * 2
@@ -88,23 +92,7 @@ class Worker:
         Raises:
             InputError: It belongs to another run, node or structure, or what training depends on has changed.
         """
-        expected = {
-            "run_id": self._identity.view.run_id,
-            "node_id": self._identity.view.me.id,
-            "arch_id": self._identity.schema.arch_id,
-        }
-        for name, value in expected.items():
-            if (found := getattr(saved.meta, name)) != value:
-                raise InputError(
-                    saved.path, f"{name} = {found!r}", f"{value!r}, or another directory for this run"
-                )
-        for name, digest in self._identity.inputs.items():
-            if saved.meta.inputs.get(name) != digest:
-                mend = "undo the change, or give the node another directory to start from the beginning"
-                raise InputError(saved.path, f"{name} changed since this checkpoint", mend)
-        if saved.meta.cycle > self._trainer.cycles:
-            problem = f"{saved.meta.cycle} cycles are done, and epochs = {self._settings.epochs}"
-            raise InputError(saved.path, problem, f"at least {saved.meta.epoch} epochs")
+        check_resumable(saved, self._identity, self._trainer.cycles)
         self._trainer.load_state(saved.tensors)
         self._chosen = Counter(saved.meta.chosen)
         self._saved_cycle = saved.meta.cycle
@@ -125,7 +113,7 @@ class Worker:
         self._report("training", ready=True)
         try:
             while self._trainer.cycle_count < self._trainer.cycles:
-                self._check_stop()
+                self._heed()
                 self._wait_for_block()
                 record = self._trainer.cycle(self._read_neighbors)
                 self._observe(record)
@@ -273,6 +261,7 @@ class Worker:
             "time_s": time.monotonic() - self._began_s,
             **self._traffic(),
             "resident_bytes": psutil.Process().memory_info().rss,
+            **({"insecure": True} if self._identity.insecure else {}),
         }
         with self._degrading("metrics"):
             append_line(self._directory / "metrics.jsonl", line | extra)
@@ -338,14 +327,16 @@ class Worker:
 
     # Stopping ----------------------------------------------------------------------------------------------------
 
-    def _check_stop(self) -> None:
+    def _heed(self) -> None:
+        """Looks at what was asked of the node from outside: to stop, or to read its peers again."""
         if self._stop.is_set():
             raise StopRequestedError
+        self._identity = self.follow_peers(self._identity)
 
     def keep_waiting(self) -> None:
-        """For long waits: keeps status.json fresh and ends the wait where a stop is asked for."""
+        """For long waits: keeps status.json fresh and heeds what is asked meanwhile."""
         self._report("training", every_s=_STATUS_EVERY_S)
-        self._check_stop()
+        self._heed()
 
     def _linger(self) -> None:
         """Serves the last snapshot until the neighbours have finished too, or `linger_s` has passed."""
@@ -361,5 +352,7 @@ class Worker:
                 return
             if self._stop.wait(0.1):
                 return
-            heard = {j: link.latest(j) for j in waiting}
+            self._identity = self.follow_peers(self._identity)
+            present = {peer.id for peer in self._identity.view.neighbors}
+            heard = {j: link.latest(j) for j in waiting if j in present}
             waiting = [j for j, delivery in heard.items() if delivery is None or not delivery.snapshot.done]

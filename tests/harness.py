@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -63,10 +63,10 @@ def free_ports(number: int) -> int:
 class NodeProcess:
     """One `dgan-node` process."""
 
-    def __init__(self, peers: Path, node_id: int) -> None:
+    def __init__(self, peers: Path, node_id: int, *words: str) -> None:
         self.directory = peers.parent / "nodes" / str(node_id)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "node", "--id", str(node_id), "--peers", str(peers)],
+            [sys.executable, "-m", "node", "--id", str(node_id), "--peers", str(peers), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -104,12 +104,12 @@ class NodeProcess:
 
 
 @contextmanager
-def started(peers: Path, *node_ids: int) -> Iterator[dict[int, NodeProcess]]:
-    """Node processes; those still there at the end are killed. More may be put into the dictionary."""
+def started(peers: Path, *node_ids: int, words: Sequence[str] = ()) -> Iterator[dict[int, NodeProcess]]:
+    """Node processes, with further words on their command line; those still there at the end are killed. More may be put into the dictionary."""
     nodes: dict[int, NodeProcess] = {}
     try:
         for node_id in node_ids:
-            nodes[node_id] = NodeProcess(peers, node_id)
+            nodes[node_id] = NodeProcess(peers, node_id, *words)
         yield nodes
     finally:
         for node in nodes.values():

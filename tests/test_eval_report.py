@@ -393,3 +393,17 @@ def test_a_report_of_no_run_is_refused(tmp_path: Path) -> None:
     """One clear line."""
     with pytest.raises(InputError, match="no run is given"):
         write_report([], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("told_by", ["status.json", "metrics.jsonl"])
+def test_an_insecure_node_stands_at_the_top(tmp_path: Path, told_by: str) -> None:
+    """Whether it is insecure now or was so in an earlier start; a secure run says nothing of it."""
+    run = make_run(tmp_path / "run")
+    assert "is insecure" not in write_report(read_runs([run]), tmp_path / "page.html").read_text(
+        encoding="utf-8"
+    )
+    path = run / "nodes" / "3" / told_by
+    path.write_text(path.read_text(encoding="utf-8").replace("{", '{"insecure": true, ', 1), encoding="utf-8")
+    page = write_report(read_runs([run]), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<b>run is insecure.</b> Node 3 exchanged with <code>--insecure</code>" in page
+    assert page.index("is insecure") < page.index('id="errors"')

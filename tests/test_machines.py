@@ -25,6 +25,7 @@ from node.__main__ import main as dgan_node
 from node.exits import EXIT_INPUT
 from node.shards import load_shard
 from topology.peers import read_peers
+from transport.keys import load_keys
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "machines.md"
@@ -133,6 +134,7 @@ def test_five_machines_train_together_and_none_sees_anothers_files(
     do(coordinator, page["coordinator"])
     for site in sites.values():
         shutil.copy(coordinator / "peers.toml", site)
+    assert "problem" not in do(sites[MACHINE], page["check"])
     check_nodes(sites)
 
     for node_id, site in sites.items():
@@ -193,9 +195,21 @@ def test_prepare_hands_out_the_three_files_that_a_machine_needs(tmp_path: Path, 
     (folder / "ring.toml").write_text(page["toml"], encoding="utf-8")
     do(folder, page["hand-out"])
     assert files(folder / "machines" / "3") == {"peers.toml", "shards/node-3.npz", "keys/node-3.key"}
+    check_lost_key(folder / "machines" / "3", page)
     evaluators = files(folder / "machines" / "evaluator")
     assert {"shards/test.npz", *(f"shards/node-{i}.npz" for i in range(1, 6))} <= evaluators
     assert not [name for name in evaluators if name.endswith(".key")]
+
+
+def check_lost_key(machine: Path, page: dict[str, str]) -> None:
+    """Another key, then out of the run, by the page's commands."""
+    before = read_peers(machine / "peers.toml").view(3).me
+    do(machine, page["rotate"])
+    now = read_peers(machine / "peers.toml").view(3).me
+    assert now.public_key != before.public_key
+    assert load_keys(machine / "keys" / "node-3.key").public == now.public_key
+    do(machine, page["revoke"])
+    assert {peer.id for peer in read_peers(machine / "peers.toml").peers} == {1, 2, 4, 5}
 
 
 def test_a_node_is_started_as_the_tests_start_it(page: dict[str, str]) -> None:

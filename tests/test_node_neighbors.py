@@ -141,6 +141,38 @@ def test_lockstep_goes_on_waiting_for_a_neighbour_whose_last_block_is_not_needed
     assert value(neighbors.discriminators()[2]) == pytest.approx(0.2)
 
 
+def test_a_neighbour_that_is_gone_is_no_candidate_and_not_waited_for() -> None:
+    """In both modes; in lockstep even where it is taken away during the wait for it."""
+    heard = Delivery(snapshot(10, 0.0, 0.1), 1, 1)
+    newest = NewestNeighbors(modules(), Post(heard), 60, lambda: 1.0)
+    assert newest.discriminators().keys() == {2}
+    newest.forget([2], [])
+    assert newest.discriminators() == {}
+
+    lockstep = LockstepNeighbors(modules(), Post(heard), 10, timeout_s=60)
+    lockstep.keep_waiting = lambda: lockstep.forget([2], [])
+    lockstep.begin_block(20)
+    assert lockstep.discriminators() == {}
+    assert lockstep.state() == {}
+
+
+def test_what_a_neighbour_said_under_another_key_is_forgotten() -> None:
+    """The same (boot, seq) is loaded anew, and it is not finished any more only because the old key said so."""
+    one, other = snapshot(10, 0.5), snapshot(10, 0.7)
+    newest = NewestNeighbors(modules(), Post(Delivery(one, 1, 1), Delivery(other, 1, 1)), 60, lambda: 1.0)
+    assert value(newest.discriminators()[2]) == 0.5
+    newest.forget([], [2])
+    assert value(newest.discriminators()[2]) == pytest.approx(0.7)
+
+    lockstep = LockstepNeighbors(modules(), Post(Delivery(snapshot(20, 0.1, 0.2, done=True), 1, 1)), 10, 0)
+    lockstep.begin_block(20)
+    lockstep.begin_block(30)
+    assert bool(lockstep.state()["2.finished"])
+    lockstep.forget([], [2])
+    assert not bool(lockstep.state()["2.finished"])
+    assert value(lockstep.discriminators()[2]) == pytest.approx(0.2)
+
+
 def test_a_snapshot_of_a_discriminator_loads_into_another_bit_for_bit() -> None:
     """Weights and running statistics; a dead channel's variance is published above 0."""
     source, target = Discriminator(SMALL, 8, 1), Discriminator(SMALL, 8, 1)

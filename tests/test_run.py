@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from harness import NodeProcess, free_ports, started, wait_until, write_run
+from node.check import examine
 from node.checkpoint import list_checkpoints, load_newest
 from node.config import Architecture
 from node.shards import Shard, save_shard
@@ -260,8 +261,11 @@ def test_a_wrong_file_or_setting_is_one_line_and_status_2(
     assert code == 2
     assert errors.startswith("dgan-node: error: ")
     assert errors.count("\n") == 1
+    # `--check` says the same, for all that is wrong at once.
+    found = "\n".join(str(finding) for finding in examine(peers, 1).findings if finding.state == "problem")
     for part in parts:
         assert part in errors
+        assert part in found
 
 
 def test_an_unknown_id_is_one_line_and_status_2(tmp_path: Path) -> None:

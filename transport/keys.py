@@ -49,14 +49,30 @@ def save_keys(path: Path, pair: KeyPair) -> None:
     Raises:
         LocalError: The file exists already, or cannot be written.
     """
-    text = (
-        "# CURVE key pair of one node. The secret key stays on the node's machine.\n"
-        f'public_key = "{pair.public}"\n'
-        f'secret_key = "{pair.secret}"\n'
-    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(path, text)
+        _write_new(path, _text(pair))
+    except OSError as error:
+        raise LocalError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
+
+
+def replace_keys(path: Path, pair: KeyPair) -> None:
+    """Writes the pair in the place of another, of which nothing is kept; mode and owner stay, where there was one.
+
+    Raises:
+        LocalError: The file cannot be written; the old pair is still there.
+    """
+    try:
+        # Behind a symbolic link lies the file whose secret must go.
+        path = path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _write_part(path, _text(pair))
+        try:
+            if path.exists():
+                _match(part, path.stat())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise LocalError(f"{path}: cannot be written ({error.strerror}); name a folder that can") from None
 
@@ -110,13 +126,39 @@ def _is_private(mode: int, owner: int) -> bool:
     return not mode & _OTHERS & ~allowed
 
 
-def _write_new(path: Path, text: str) -> None:
+def _text(pair: KeyPair) -> str:
+    return (
+        "# CURVE key pair of one node. The secret key stays on the node's machine.\n"
+        f'public_key = "{pair.public}"\n'
+        f'secret_key = "{pair.secret}"\n'
+    )
+
+
+def _write_part(path: Path, text: str) -> Path:
+    """The text in a file of its own beside `path`, readable to its owner alone."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _match(part: Path, before: os.stat_result) -> None:
+    """Gives a new key file owner, group and mode of the one before, as far as that kept its secret."""
+    if os.geteuid() == _ROOT:
+        os.chown(part, before.st_uid, before.st_gid)
+    if _is_private(before.st_mode, before.st_uid):
+        part.chmod(stat.S_IMODE(before.st_mode))
+
+
+def _write_new(path: Path, text: str) -> None:
+    part = _write_part(path, text)
+    try:
         # Unlike a rename, a link never replaces a key that somebody else made meanwhile.
         os.link(part, path)
     except FileExistsError:

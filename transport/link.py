@@ -16,8 +16,8 @@ import contextlib
 import socket as tcp
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,12 +29,14 @@ from transport.keys import KeyPair
 from transport.lookup import Resolve
 from transport.publisher import Publisher
 from transport.sockets import Reactor, Wiring
+from transport.statistics import LinkStatistics, NeighborStatistics
 from transport.subscription import Neighbor, Subscription
 
 __all__ = ["Link", "LinkSettings", "LinkStatistics", "Neighbor", "NeighborStatistics"]
 
 _START_S = 10.0
 _STOP_S = 5.0
+_CHANGE_S = 20.0
 _LONGEST_TURN_S = 1.0  # the clock may be one that a test turns
 _REPORT_EVERY_S = 1.0
 
@@ -50,7 +52,7 @@ class LinkSettings:
     Attributes:
         node_id: This node.
         bind: tcp:// endpoint of its publisher; port 0 takes a free one.
-        keys: This node's.
+        keys: This node's; None for an insecure link.
         neighbors: Those it listens to, and the only ones that may listen to it.
         republish_s: The newest frame is sent again after this time without a new one; the same on all nodes.
         clock: Monotonic seconds.
@@ -61,23 +63,30 @@ class LinkSettings:
             those left out before it.
         resolve: Looks up the names in neighbours' addresses, called and answering as socket.getaddrinfo, on threads
             that it may block.
+        insecure: No CURVE: nothing is encrypted, anybody may listen or pose as a neighbour. Only with no keys, so that
+            keys that are missing by mistake are no way to it.
 
     Raises:
-        LocalError: An id, address or key appears twice, is this node's own, or an address is not tcp://.
+        LocalError: An id, address or key appears twice, is this node's own, or an address is not tcp://; there are no
+            keys and the link is not insecure, or the other way round.
     """
 
     node_id: int
     bind: str
-    keys: KeyPair
+    keys: KeyPair | None
     neighbors: tuple[Neighbor, ...] = ()
     republish_s: float = 3.0
     clock: Callable[[], float] = time.monotonic
     on_event: Callable[[str, dict[str, Any]], None] = _ignore
     resolve: Resolve = tcp.getaddrinfo
+    insecure: bool = False
 
     def __post_init__(self) -> None:
+        if self.insecure is not (self.keys is None):
+            raise LocalError(f"node {self.node_id}: a link has a key pair, or is insecure and has none")
         ids = [self.node_id, *(neighbor.id for neighbor in self.neighbors)]
-        keys = [self.keys.public, *(neighbor.public_key for neighbor in self.neighbors)]
+        own = () if self.keys is None else (self.keys.public,)
+        keys = [*own, *(neighbor.public_key for neighbor in self.neighbors)]
         addresses = [neighbor.address for neighbor in self.neighbors]
         for what, values in (("an id", ids), ("an address", addresses), ("a public key", keys)):
             if len(set(values)) < len(values):
@@ -94,51 +103,6 @@ class LinkSettings:
                 raise LocalError(
                     f"node {neighbor.id}: frames of node {neighbor.expected.node_id} are expected of it"
                 )
-
-
-@dataclass(frozen=True)
-class NeighborStatistics:
-    """One connection since the link was started.
-
-    Attributes:
-        accepted: Snapshots accepted.
-        repeated: Frames that brought the accepted snapshot once more.
-        refused: Frames refused.
-        rebuilds: How often the connection had to be built anew.
-        last_refusal: Why the last refused frame was, in one line.
-        heard_s: When the accepted snapshot or its repeat came last, receiver's monotonic seconds.
-        connected: A connection stands now, and both ends have proved who they are.
-    """
-
-    accepted: int
-    repeated: int
-    refused: int
-    rebuilds: int
-    last_refusal: str | None
-    heard_s: float | None
-    connected: bool
-
-
-@dataclass(frozen=True)
-class LinkStatistics:
-    """Counters since the link was started.
-
-    Attributes:
-        bytes_out: Bytes of frames handed to subscribers' connections: frame x subscribers at each send, and the
-            welcome frame of each that joins. What a stuck subscriber made libzmq drop is counted too.
-        bytes_in: Bytes of frames received, refused ones included.
-        publishes: New frames sent; those that gave way to a newer one before they were sent are not counted.
-        republishes: Frames sent again because no new one came.
-        subscribers: Connections subscribed to this node now.
-        neighbors: By node id.
-    """
-
-    bytes_out: int
-    bytes_in: int
-    publishes: int
-    republishes: int
-    subscribers: int
-    neighbors: Mapping[int, NeighborStatistics]
 
 
 class Link:
@@ -158,11 +122,13 @@ class Link:
         self._changed = threading.Condition()  # guards all below but the sockets
         self._shelf: bytes | None = None
         self._deliveries: dict[int, Delivery | None] = {neighbor.id: None for neighbor in settings.neighbors}
+        self._wanted: LinkSettings | None = None
         self._failure: BaseException | None = None
         self._ready = self._stopping = False
         self._thread: threading.Thread | None = None
         self._publisher: Publisher | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._bytes_in_before = 0  # of subscriptions that are closed for good
         self._reports: dict[tuple[str, Any], tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
@@ -241,6 +207,26 @@ class Link:
             self._raise_failure()
             return newer()
 
+    def change(self, neighbors: tuple[Neighbor, ...]) -> None:
+        """Goes on with these neighbours, and returns once that is in force.
+
+        Every connection to this node's publisher is closed, and those who may come back are let in again. Who is left
+        out, or has another key now, is sent nothing more and heard no more, and what it sent last is forgotten.
+
+        Raises:
+            LocalError: They contradict one another, the link is not running, or its port is lost to another program.
+        """
+        self._running()
+        wanted = replace(self.settings, neighbors=neighbors)
+        with self._changed:
+            self._wanted = wanted
+        self._wake()
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted is None or self._failure or self._stopping, _CHANGE_S)
+            self._raise_failure()
+            if self._wanted is not None:
+                raise LocalError(f"the link did not take up its new neighbours within {_CHANGE_S:g} s")
+
     def statistics(self) -> LinkStatistics:
         """Counters as of now; they stay readable once the link has stopped.
 
@@ -264,7 +250,8 @@ class Link:
         }
         return LinkStatistics(
             bytes_out=publisher.bytes_out,
-            bytes_in=sum(subscription.bytes_in for subscription in self._subscriptions),
+            bytes_in=self._bytes_in_before
+            + sum(subscription.bytes_in for subscription in self._subscriptions),
             publishes=publisher.publishes,
             republishes=publisher.republishes,
             subscribers=publisher.subscribers,
@@ -336,16 +323,35 @@ class Link:
         with self._changed:
             self._publisher, self._ready = publisher, True
             self._changed.notify_all()
-        parts: tuple[Publisher | Subscription, ...] = (publisher, *self._subscriptions)
         while not self._stopping:
+            if self._wanted is not None:
+                self._adopt(self._wanted, wiring, publisher)
+            parts: tuple[Publisher | Subscription, ...] = (publisher, *self._subscriptions)
             with self._changed:
                 frame, self._shelf = self._shelf, None
             if frame is not None:
                 publisher.offer(frame)
             due_s = min(part.tick(settings.clock()) for part in parts)
             reactor.turn(min(max(due_s - settings.clock(), 0.0), _LONGEST_TURN_S))
-        for part in parts:
-            part.close()
+        publisher.close()
+        for subscription in self._subscriptions:
+            subscription.close()
+
+    def _adopt(self, wanted: LinkSettings, wiring: Wiring, publisher: Publisher) -> None:
+        """Puts changed neighbours in force: first who is sent frames, then who is heard."""
+        publisher.admit(frozenset(neighbor.public_key for neighbor in wanted.neighbors))
+        kept = {old.neighbor: old for old in self._subscriptions if old.neighbor in wanted.neighbors}
+        for old in self._subscriptions:
+            if old.neighbor not in kept:
+                old.close()
+                self._bytes_in_before += old.bytes_in
+        # A fresh subscription has a fresh inbox: the holder of the old key cannot have shut the new one's out by a
+        # high (boot, seq).
+        fresh = tuple(kept.get(neighbor) or Subscription(wiring, neighbor) for neighbor in wanted.neighbors)
+        with self._changed:
+            self._subscriptions, self.settings, self._wanted = fresh, wanted, None
+            self._deliveries = {each.neighbor.id: each.inbox.latest for each in fresh}
+            self._changed.notify_all()
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

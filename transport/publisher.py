@@ -12,19 +12,22 @@ import contextlib
 import errno
 import math
 import os
+import time
 
 import zmq
 from zmq.auth import Authenticator
 
 from transport.errors import LocalError
 from transport.inbox import MAX_FRAMES_PER_S
-from transport.sockets import HANDSHAKE_FAILED, Wiring, read_monitor
+from transport.sockets import HANDSHAKE_FAILED, Socket, Wiring, read_monitor
 
 ZAP_DOMAIN = "dgan"
 PACE_S = 2 / MAX_FRAMES_PER_S
 """Shortest time between two new frames: half the rate that a receiver takes for a flood."""
 _JOIN_GAP_S = 1.0  # longest time that a subscription is on its way, one round trip
 _JOIN_REPEAT_S = 0.1  # joins are served together: nobody makes the publisher repeat faster than this
+_REBIND_S = 10.0  # libzmq frees the port of a closed socket on a thread of its own
+_REBIND_EVERY_S = 0.005
 _MAX_SUBSCRIPTION_BYTES = 1024
 _SUBSCRIPTIONS_A_TURN = 1000  # a peer that sends endless ones does not hold up the others
 _SUBSCRIBED, _UNSUBSCRIBED = b"\x01", b"\x00"
@@ -58,24 +61,29 @@ class Publisher:
         self._new_s = self._sent_s = -math.inf
         self._repeat_s = math.inf
         # The handler first: a CURVE server without one lets any key in.
-        self._authenticator = Authenticator(wiring.context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+        self._authenticator = None if wiring.keys is None else self._start_authenticator()
+        self._socket, self._monitor = self._open()
+        self.address = self._bind(bind, within_s=0.0)
+        self._listen()
+
+    def _open(self) -> tuple[Socket, Socket]:
+        """A socket that is not bound yet, and its monitor."""
         options: dict[int, int] = {
-            zmq.CURVE_SERVER: 1,
-            zmq.ZAP_ENFORCE_DOMAIN: 1,
             zmq.SNDHWM: 2,
             zmq.MAXMSGSIZE: _MAX_SUBSCRIPTION_BYTES,
             zmq.TCP_MAXRT: 10_000,
             zmq.XPUB_VERBOSER: 1,  # tells of every subscriber that comes or goes, so that they can be counted
         }
-        self._socket = wiring.socket(zmq.XPUB, options)
-        self._socket.zap_domain = ZAP_DOMAIN.encode()
-        self._monitor = self._socket.get_monitor_socket()
-        self.address = self._bind(bind)
-        wiring.reactor.add(self._authenticator.zap_socket, self._on_question)
-        wiring.reactor.add(self._monitor, self._on_monitor)
-        wiring.reactor.add(self._socket, self._on_subscription)
+        if self._authenticator is not None:
+            options |= {zmq.CURVE_SERVER: 1, zmq.ZAP_ENFORCE_DOMAIN: 1}
+        socket = self._wiring.socket(zmq.XPUB, options)
+        if self._authenticator is not None:
+            socket.zap_domain = ZAP_DOMAIN.encode()
+        return socket, socket.get_monitor_socket()
+
+    def _listen(self) -> None:
+        self._wiring.reactor.add(self._monitor, self._on_monitor)
+        self._wiring.reactor.add(self._socket, self._on_subscription)
 
     def callback(self, _domain: str, key: bytes) -> bool:
         """The authenticator's question: may the holder of this key connect?"""
@@ -83,6 +91,25 @@ class Publisher:
             return True
         self._wiring.report("key_refused", public_key=key.decode())
         return False
+
+    def admit(self, allowed: frozenset[str]) -> None:
+        """Puts another allow-list in force, for connections that stand already too.
+
+        Keys are asked for at the handshake only: an open connection of a key that was taken off the list would go on
+        receiving, even after `unbind`. So the socket is closed, and with it every connection, and a fresh one takes
+        its port; who may come back does, and is welcomed with the newest frame.
+
+        Raises:
+            LocalError: Another program took the port meanwhile.
+        """
+        self._allowed = frozenset(key.encode() for key in allowed)
+        self._shut()
+        self.subscribers = 0
+        self._socket, self._monitor = self._open()
+        if self._frame is not None:
+            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, self._frame)
+        self._bind(self.address, within_s=_REBIND_S)
+        self._listen()
 
     def offer(self, frame: bytes) -> None:
         """Takes a new frame for the next `tick`; one that still waits gives way to it."""
@@ -104,14 +131,29 @@ class Publisher:
 
     def close(self) -> None:
         """Closes every socket of it."""
+        self._shut()
+        if self._authenticator is not None:
+            self._wiring.reactor.remove(self._authenticator.zap_socket)
+            self._authenticator.zap_socket.close()
+
+    def _shut(self) -> None:
         self._socket.disable_monitor()
-        for socket in (self._monitor, self._socket, self._authenticator.zap_socket):
+        for socket in (self._monitor, self._socket):
             self._wiring.reactor.remove(socket)
             socket.close()
 
-    def _bind(self, bind: str) -> str:
+    def _start_authenticator(self) -> Authenticator:
+        authenticator = Authenticator(self._wiring.context)
+        authenticator.start()
+        authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+        self._wiring.reactor.add(authenticator.zap_socket, lambda: _answer(authenticator))
+        return authenticator
+
+    def _bind(self, bind: str, within_s: float) -> str:
+        deadline_s = time.monotonic() + within_s
         try:
-            self._socket.bind(bind)
+            while not self._is_bound(bind, last=time.monotonic() >= deadline_s):
+                time.sleep(_REBIND_EVERY_S)
         except zmq.ZMQError as error:
             where = f"cannot listen at {bind!r}"
             if error.errno == errno.EADDRINUSE:
@@ -125,6 +167,16 @@ class Publisher:
         # The host as it was given: libzmq writes an IPv4 one as IPv6.
         port = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         return f"{bind.rpartition(':')[0]}:{port}"
+
+    def _is_bound(self, bind: str, *, last: bool) -> bool:
+        """Binds; False where the port is taken and this is not the last try."""
+        try:
+            self._socket.bind(bind)
+        except zmq.ZMQError as error:
+            if last or error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
 
     def _send(self, frame: bytes, now_s: float) -> None:
         self._on_subscription()  # the count is up to date
@@ -144,14 +196,18 @@ class Publisher:
                 elif message == _UNSUBSCRIBED:
                     self.subscribers -= 1
 
-    def _on_question(self) -> None:
-        question = self._authenticator.zap_socket.recv_multipart()
-        # A coroutine by its signature only: with a callback that answers at once it never waits.
-        with contextlib.suppress(StopIteration):
-            self._authenticator.handle_zap_message(question).send(None)
-
     def _on_monitor(self) -> None:
         for event, _ in read_monitor(self._monitor):
             # HANDSHAKE_FAILED_AUTH only repeats that a key was refused, and does not name the key.
             if event != zmq.Event.HANDSHAKE_FAILED_AUTH and event in HANDSHAKE_FAILED:
-                self._wiring.report("handshake_refused", reason="no CURVE, or not meant for this node's key")
+                reason = "no CURVE, or not meant for this node's key"
+                if self._authenticator is None:
+                    reason = "not a plain connection, and this node is insecure"
+                self._wiring.report("handshake_refused", reason=reason)
+
+
+def _answer(authenticator: Authenticator) -> None:
+    question = authenticator.zap_socket.recv_multipart()
+    # A coroutine by its signature only: with a callback that answers at once it never waits.
+    with contextlib.suppress(StopIteration):
+        authenticator.handle_zap_message(question).send(None)

@@ -20,7 +20,7 @@ from transport.lookup import Resolve
 
 _MONITOR_EVENT = struct.Struct("=Hi")
 HANDSHAKE_FAILED: dict[int, str] = {
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake broken off: another key than the neighbour's answers there",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake broken off: another key than the neighbour's answers there, or an insecure node",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "handshake against the protocol",
     zmq.Event.HANDSHAKE_FAILED_AUTH: "the neighbour refused this node's key",
 }
@@ -65,7 +65,7 @@ class Wiring:
     Attributes:
         context: The link's own; its authentication handler serves every server socket in it.
         reactor: Calls the handlers.
-        keys: This node's.
+        keys: This node's; None for an insecure link, whose sockets neither encrypt nor ask who is there.
         clock: Monotonic seconds.
         republish_s: Time after which a publisher sends its newest frame again.
         report: Told of every event.
@@ -76,7 +76,7 @@ class Wiring:
 
     context: Context
     reactor: Reactor
-    keys: KeyPair
+    keys: KeyPair | None
     clock: Callable[[], float]
     republish_s: float
     report: Report
@@ -85,7 +85,7 @@ class Wiring:
     wake: Callable[[], None]
 
     def socket(self, kind: int, options: Mapping[int, int]) -> Socket:
-        """A socket with this node's keys, and the options that every socket here needs besides `options`."""
+        """A socket with this node's keys, if it has any, and the options that every socket here needs besides `options`."""
         common: dict[int, int] = {
             zmq.LINGER: 0,
             zmq.IPV6: 1,
@@ -98,8 +98,9 @@ class Wiring:
         socket = self.context.socket(kind)
         for option, value in (common | dict(options)).items():
             socket.setsockopt(option, value)
-        socket.curve_publickey = self.keys.public.encode()
-        socket.curve_secretkey = self.keys.secret.encode()
+        if self.keys is not None:
+            socket.curve_publickey = self.keys.public.encode()
+            socket.curve_secretkey = self.keys.secret.encode()
         return socket
 
 

@@ -28,6 +28,7 @@ _LOST_GRACE_S = 0.25  # libzmq tells at once whether it connects again
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 3.0
 _SILENT_REPUBLISHES = 3
 _SLOWEST_BYTES_PER_S = 125_000  # 1 Mbit/s
+_MIXED = "one end is insecure and the other is not"
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")  # tcp_info.tcpi_last_data_recv of Linux, in milliseconds
 
 
@@ -158,7 +159,8 @@ class Subscription:
             zmq.RECONNECT_IVL_MAX: 1000,
         }
         socket = self._wiring.socket(zmq.SUB, options)
-        socket.curve_serverkey = self.neighbor.public_key.encode()
+        if self._wiring.keys is not None:
+            socket.curve_serverkey = self.neighbor.public_key.encode()
         socket.subscribe(b"")
         return socket
 
@@ -221,7 +223,8 @@ class Subscription:
         for event, value in read_monitor(self._line.monitor):
             if event in HANDSHAKE_FAILED:
                 # libzmq would give up after some of these and hammer on after others.
-                self._rebuild(HANDSHAKE_FAILED[event])
+                mixed = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+                self._rebuild(_MIXED if mixed else HANDSHAKE_FAILED[event])
                 return
             if event == zmq.Event.CONNECTED:
                 self._line.descriptor, self._line.searching = value, False
