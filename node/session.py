@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -20,10 +18,11 @@ import torch
 import xxhash
 from structlog.typing import FilteringBoundLogger
 
+from node.boots import next_boot
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
-from node.files import write_atomically
+from node.files import make_directory
 from node.logs import open_log
 from node.metrics import Status
 from node.models import Discriminator
@@ -60,7 +59,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
     torch.set_num_threads(settings.training.threads)
     # Weights that decay below float32's normal range would slow every convolution down many times.
     torch.set_flush_denormal(True)
-    view.directory.mkdir(parents=True, exist_ok=True)
+    make_directory(view.directory)
     with _locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id)
         saved = _newest_checkpoint(view.directory, log)
@@ -68,7 +67,7 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
             view,
             settings,
             architecture_of(view.me),
-            boot=_next_boot(view.directory, saved),
+            boot=next_boot(view.directory, 0 if saved is None else saved.meta.boot),
             inputs=_digests(settings, shard, view),
         )
         return _train(identity, shard, saved, stop, log)
@@ -280,23 +279,14 @@ def _locked(view: NodeView) -> Iterator[None]:
 def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint | None:
     if not list_checkpoints(directory):
         return None
+    invalid: list[Path] = []
 
     def pass_over(path: Path, reason: str) -> None:
         log.warning("checkpoint passed over", reason=reason)
+        invalid.append(path)
+
+    saved = load_newest(directory, pass_over)
+    # Only now: where none is valid, the next start must refuse as this one does, not begin at cycle 0.
+    for path in invalid:
         set_aside(path)
-
-    return load_newest(directory, pass_over)
-
-
-def _next_boot(directory: Path, saved: Checkpoint | None) -> int:
-    """Counts this start, on disk before the first publish: neighbours refuse snapshots of an earlier boot."""
-    path = directory / "boot.json"
-    try:
-        before = int(json.loads(path.read_bytes())["boot"]) if path.exists() else 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", 'an object such as {"boot": 7}, above every earlier start'
-        ) from None
-    boot = max(before, saved.meta.boot if saved is not None else 0) + 1
-    write_atomically(path, json.dumps({"boot": boot, "started_s": time.time()}).encode())
-    return boot
+    return saved
