@@ -44,6 +44,36 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True, point: st
     reached(f"{point}.durable")
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Writes into the room that a file has already, for a disk without any left; a crash or a reader may see a mix.
+
+    Raises:
+        OSError: There is no such file, or the disk refuses all the same.
+    """
+    with path.open("r+b", buffering=0) as file:
+        _write_all(file.fileno(), memoryview(data))
+        file.truncate()
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Appends a line, or leaves the file as it was; what a crash left of the line before does not run into this one.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        try:
+            _write_all(file.fileno(), memoryview(line + b"\n"))
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
 def make_directory(path: Path) -> None:
     """Makes a directory with its missing parents; their names are on the disk before this returns.
 
