@@ -1,33 +1,59 @@
-"""Numbers a node's starts, so that its neighbours can tell the snapshots of this start from those of an earlier one."""
+"""Numbers a node's starts, so that its neighbours can tell the snapshots of this start from those of an earlier one.
+
+The number is one above every earlier one that is known, and at least the node's clock in milliseconds since 1970: so it
+grows even where the folder that knew was deleted, put back from an older copy, or left behind on another machine.
+Neighbours compare numbers and never look at a clock. A clock that was set back matters only together with such a loss:
+then, as without the clock, they refuse the node until its numbers have passed the old ones or they start anew themselves.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from node.files import write_atomically
 from topology.errors import InputError
 
+_MS = 1000
 
-def next_boot(directory: Path, saved_boot: int) -> int:
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a node.
+
+    Attributes:
+        boot: Its number, above that of every earlier start.
+        starts: How often the node has started in this folder, this start included; for people.
+    """
+
+    boot: int
+    starts: int
+
+
+def next_start(directory: Path, saved_boot: int, now_s: float | None = None) -> Start:
     """Counts this start, on disk before the first publish: neighbours refuse snapshots of an earlier boot.
 
     Args:
         directory: The node's own.
         saved_boot: That of the checkpoint that the node goes on from; 0 where there is none.
+        now_s: Unix time; asked of the system where it is None.
 
     Raises:
         InputError: boot.json cannot be read.
         OSError: The disk refuses; nothing was counted, or more than was used.
     """
     path = directory / "boot.json"
+    now_s = time.time() if now_s is None else now_s
     try:
-        before = int(json.loads(path.read_bytes())["boot"]) if path.exists() else 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = json.loads(path.read_bytes()) if path.exists() else {"boot": 0}
+        before, starts = int(found["boot"]), int(found.get("starts", 0))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             path, f"unreadable ({error})", 'an object such as {"boot": 7}, above every earlier start'
         ) from None
-    boot = max(before, saved_boot) + 1
-    write_atomically(path, json.dumps({"boot": boot, "started_s": time.time()}).encode(), point="boot")
-    return boot
+    start = Start(max(before + 1, saved_boot + 1, int(now_s * _MS)), starts + 1)
+    record = {"boot": start.boot, "starts": start.starts, "started_s": now_s}
+    write_atomically(path, json.dumps(record).encode(), point="boot")
+    return start

@@ -49,7 +49,7 @@ class CheckpointMeta:
         finished: Whether training is complete.
         chosen: How often each neighbour was chosen since the first cycle.
         inputs: Digest of each thing that training depends on and that must not change under a resumed node.
-        boot: Count of the node's starts when it was saved.
+        boot: Number of the start that saved it.
         saved_at_s: Unix time of saving.
     """
 

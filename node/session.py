@@ -18,7 +18,7 @@ import torch
 import xxhash
 from structlog.typing import FilteringBoundLogger
 
-from node.boots import next_boot
+from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
@@ -63,11 +63,13 @@ def run_session(view: NodeView, peers_path: Path, stop: Event) -> int:
     with _locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id)
         saved = _newest_checkpoint(view.directory, log)
+        start = next_start(view.directory, 0 if saved is None else saved.meta.boot)
         identity = Identity(
             view,
             settings,
             architecture_of(view.me),
-            boot=next_boot(view.directory, 0 if saved is None else saved.meta.boot),
+            boot=start.boot,
+            starts=start.starts,
             inputs=_digests(settings, shard, view),
         )
         return _train(identity, shard, saved, stop, log)
@@ -82,6 +84,7 @@ def _train(
         "node_id": view.me.id,
         "pid": os.getpid(),
         "boot": identity.boot,
+        "starts": identity.starts,
         "error": None,
     }
     status = Status(view.directory / "status.json", fixed)
@@ -129,7 +132,12 @@ def _live(
             worker.resume(saved)
         status.update(address=address)
         log.info(
-            "node ready", boot=identity.boot, cycle=trainer.cycle_count, images=len(shard), address=address
+            "node ready",
+            boot=identity.boot,
+            starts=identity.starts,
+            cycle=trainer.cycle_count,
+            images=len(shard),
+            address=address,
         )
         worker.run()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from node.boots import next_boot
+from node.boots import next_start
 from node.checkpoint import CheckpointMeta, prune, save
 from node.failpoints import VARIABLE
 
@@ -38,7 +38,7 @@ def _save_for_ever(folder: Path) -> None:
     """Starts, saves and prunes; `said` holds the last boot and the last cycle that were promised to be there."""
     cycle = 0
     while True:
-        boot = next_boot(folder, 0)
+        boot = next_start(folder, 0, now_s=0).boot  # the number must grow by the disk alone
         (folder / "said").write_text(f"{boot} {cycle}", encoding="utf-8")
         cycle += STEP
         save(folder, meta(cycle, boot), tensors(cycle))

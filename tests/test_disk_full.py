@@ -130,11 +130,11 @@ def test_a_lockstep_node_on_a_full_disk_waits_and_its_neighbour_with_it(
         wait_until(lambda: nodes[1].status()["updated_s"] > first + 1, what="signs of life")
         assert nodes[2].status()["cycle"] <= nodes[1].status()["cycle"]
         disk.free()
-        starts = [node.status()["boot"] for node in nodes.values()]
+        starts = [node.status()["starts"] for node in nodes.values()]
         for node in nodes.values():
             code, errors = node.finish()
             assert code == 0, errors
-        assert [node.status()["boot"] for node in nodes.values()] == starts
+        assert [node.status()["starts"] for node in nodes.values()] == starts
 
 
 def test_a_line_that_has_no_room_leaves_the_file_as_it_was(tmp_path: Path, disk: SmallDisk) -> None:

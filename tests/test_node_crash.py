@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.boots import next_boot
+from node.boots import next_start
 from node.checkpoint import load_newest, prune, save
 from node.files import make_directory, write_atomically
 from saving import KEEP, STEP, meta, tensors
@@ -146,12 +146,13 @@ def test_a_power_cut_at_any_moment_leaves_a_number_above_that_of_every_start(
         looks += 1
         disk.after_each = lambda: None
         for cut in CUTS:
-            assert next_boot(disk.cut(cut, left / f"{looks}-{cut}") / "nodes" / "3", 0) > used
+            here = disk.cut(cut, left / f"{looks}-{cut}") / "nodes" / "3"
+            assert next_start(here, 0, now_s=0).boot > used
         disk.after_each = look
 
     disk.after_each = look
     for _ in range(3):
-        used = next_boot(directory, 0)
+        used = next_start(directory, 0, now_s=0).boot
         look()
     assert looks > 10
 

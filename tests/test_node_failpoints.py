@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from node import failpoints
-from node.boots import next_boot
+from node.boots import next_start
 from node.checkpoint import list_checkpoints, load_newest, prune, save
 from node.failpoints import VARIABLE, reached
 from saving import KEEP, STEP, meta, tensors
@@ -82,7 +82,7 @@ def test_a_process_killed_at_any_step_leaves_the_newest_or_the_one_before(killed
 def test_a_process_killed_at_any_step_never_starts_twice_with_one_number(killed: Path, kill: str) -> None:
     """The next start counts above every start that went on to publish."""
     boot, _ = promised(killed / kill)
-    assert next_boot(killed / kill, 0) > boot
+    assert next_start(killed / kill, 0, now_s=0).boot > boot
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("boot")])

@@ -49,7 +49,7 @@ def test_a_new_node_starts_at_cycle_0(run_dir: Path) -> None:
     """And is not ready."""
     shutil.rmtree(run_dir / "nodes")
     status = started(run_dir, 2)
-    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 1)
+    assert (status["state"], status["ready"], status["starts"]) == ("starting", False, 1)
     assert (status["epoch"], status["cycle"]) == (0, 0)
 
 
@@ -58,7 +58,8 @@ def test_a_node_that_starts_again_is_where_its_checkpoint_is(
 ) -> None:
     """So its folder can be joined and judged from the first moment, and counts as not finished."""
     status = started(run_dir, 2)
-    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 2)
+    assert (status["state"], status["ready"], status["starts"]) == ("starting", False, 1)
+    assert status["boot"] > load_newest(run_dir / "nodes" / "2").meta.boot
     assert (status["epoch"], status["cycle"]) == (3, 30)
     assert standing([run_dir]).unfinished == {2: "starting"}
     assert collect([run_dir], tmp_path / "joined").missing == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,9 +98,31 @@ def test_a_killed_node_resumes_and_is_heard_again(tmp_path: Path) -> None:
         nodes[2] = NodeProcess(peers, 2)
         wait_until(lambda: heard() > before + 2, what="node 2 heard again")
         finish_all(nodes)
-        assert nodes[2].status()["boot"] == saved.boot + 1
-        cycles = [line["cycle"] for line in nodes[2].metrics() if line["boot"] == 2]
+        boot = nodes[2].status()["boot"]
+        assert boot > saved.boot
+        assert nodes[2].status()["starts"] == 2
+        cycles = [line["cycle"] for line in nodes[2].metrics() if line["boot"] == boot]
         assert saved.cycle < cycles[0] <= saved.cycle + 10
+
+
+def test_a_node_whose_folder_was_deleted_is_heard_again(tmp_path: Path) -> None:
+    """It begins at cycle 0, and its neighbour, which has seen more of it, accepts it all the same."""
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=100_000)
+    with started(peers, 1, 2) as nodes:
+
+        def heard() -> dict[str, Any]:
+            """What node 1 has of node 2."""
+            return dict(nodes[1].status().get("neighbors", {}).get("2", {}))
+
+        wait_until(lambda: (heard().get("cycle") or 0) >= 50, what="50 cycles of node 2 heard")
+        nodes[2].kill()
+        before = heard()
+        shutil.rmtree(nodes[2].directory)
+        nodes[2] = NodeProcess(peers, 2)
+        wait_until(lambda: heard()["accepted"] > before["accepted"] + 2, what="node 2 heard again")
+        assert heard()["boot"] == nodes[2].status()["boot"] > before["boot"]
+        assert heard()["refused"] == before["refused"]
+        assert nodes[2].status()["starts"] == 1
 
 
 def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> None:
@@ -115,7 +138,8 @@ def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> 
         assert stopped >= 20
         nodes[1] = NodeProcess(peers, 1)
         finish_all(nodes)
-        assert min(line["cycle"] for line in nodes[1].metrics() if line["boot"] == 2) <= stopped + 10
+        boot = nodes[1].status()["boot"]
+        assert min(line["cycle"] for line in nodes[1].metrics() if line["boot"] == boot) <= stopped + 10
 
 
 def final_files(folder: Path, node_ids: tuple[int, ...]) -> dict[int, tuple[str, bytes]]:
@@ -152,7 +176,7 @@ def test_lockstep_runs_with_one_seed_end_in_equal_files_even_after_kill_9(
                 nodes[1] = NodeProcess(peers, 1)
             finish_all(nodes)
             assert all(
-                node.status()["boot"] == (2 if name == "killed" and i == 1 else 1)
+                node.status()["starts"] == (2 if name == "killed" and i == 1 else 1)
                 for i, node in nodes.items()
             )
         files.append(final_files(tmp_path / name, graph.ids))
