@@ -3,7 +3,7 @@
 The number is one above every earlier one that is known, and at least the node's clock in milliseconds since 1970: so it
 grows even where the folder that knew was deleted, put back from an older copy, or left behind on another machine.
 Neighbours compare numbers and never look at a clock. A clock that was set back matters only together with such a loss:
-then, as without the clock, they refuse the node until its numbers have passed the old ones or they start anew themselves.
+then they refuse the node until its numbers have passed the old ones, or until they start anew themselves.
 """
 
 from __future__ import annotations

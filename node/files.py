@@ -16,7 +16,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True, point: st
         path: The file.
         data: Its new content.
         durable: Whether the new content must also be on the disk before this returns.
-        point: What the failpoints on the way are called by: `point`.begun, .half, .written, .synced, .renamed, .durable.
+        point: First word of the failpoints on the way: POINT.begun, .half, .written, .synced, .renamed, .durable.
 
     Raises:
         OSError: The disk refuses; the old content is still there, or already the new one.

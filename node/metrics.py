@@ -106,17 +106,22 @@ class Status:
         self._fields: dict[str, Any] = dict(fixed)
         self._written_s = float("-inf")
 
-    def update(self, *, at_least_every_s: float = 0.0, **changes: Any) -> None:
-        """Changes fields and writes the file, unless it was written less than `at_least_every_s` ago.
+    def note(self, **changes: Any) -> None:
+        """Changes fields, which the next update writes."""
+        self._fields.update(changes)
+
+    def is_due(self, every_s: float) -> bool:
+        """Whether the file was written `every_s` ago or more."""
+        return time.monotonic() - self._written_s >= every_s
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields and writes the file.
 
         On a full disk the file is written over in place. A disk that refuses that too costs the file, not the node:
         the next update writes it.
         """
-        self._fields.update(changes)
-        now_s = time.monotonic()
-        if now_s - self._written_s < at_least_every_s:
-            return
-        self._written_s = now_s
+        self.note(**changes)
+        self._written_s = time.monotonic()
         record = {**self._fields, "updated_s": time.time()}
         data = json.dumps(record, indent=1).encode()
         # Blanks after the object keep room for a later state, which on a full disk has a complaint more to make.

@@ -289,6 +289,7 @@ class Worker:
         last = record.cycle == self._trainer.cycles
         if len(self._window) >= self._settings.output.metrics_every_cycles or last:
             self._write_metrics()
+        self._report("training", every_s=_STATUS_EVERY_S)
 
     def _write_metrics(self) -> None:
         line = self._window.close()
@@ -300,18 +301,14 @@ class Worker:
         }
         with self._degrading("metrics"):
             append_metrics(self._directory / "metrics.jsonl", line | extra)
-        self._report(
-            "training",
-            every_s=_STATUS_EVERY_S,
-            **{key: line[key] for key in _SHOWN},
-            resident_bytes=extra["resident_bytes"],
-        )
+        self._status.note(**{key: line[key] for key in _SHOWN}, resident_bytes=extra["resident_bytes"])
 
     def _report(self, state: str, *, every_s: float = 0.0, **changes: Any) -> None:
-        """Brings status.json up to date."""
+        """Brings status.json up to date, unless that was done less than `every_s` ago."""
+        if not self._status.is_due(every_s):
+            return
         trainer = self._trainer
         self._status.update(
-            at_least_every_s=every_s,
             state=state,
             epoch=trainer.epoch,
             epochs=self._settings.epochs,

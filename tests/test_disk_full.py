@@ -149,3 +149,14 @@ def test_a_line_that_has_no_room_leaves_the_file_as_it_was(tmp_path: Path, disk:
     disk.free()
     append_line(file, b"two")
     assert json.loads(b"[" + file.read_bytes().replace(b"one", b"1,").replace(b"two", b"2") + b"]") == [1, 2]
+
+
+def test_metrics_on_a_full_disk_cost_the_metrics_and_set_a_flag(tmp_path: Path) -> None:
+    """Training goes on to its end; status.json says what is missing."""
+    peers = write_run(tmp_path, complete(2), policy="alone", epochs=5)
+    (tmp_path / "nodes" / "1").mkdir(parents=True)
+    (tmp_path / "nodes" / "1" / "metrics.jsonl").symlink_to("/dev/full")
+    with started(peers, 1) as nodes:
+        code, errors = nodes[1].finish()
+        assert code == 0, errors
+        assert "No space left" in nodes[1].status()["degraded"]["metrics"]

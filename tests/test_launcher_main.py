@@ -375,6 +375,18 @@ def test_a_node_killed_by_kill_9_comes_back_and_the_run_finishes(start: Start) -
 
 
 @pytest.mark.system
+def test_a_node_that_hangs_is_killed_and_comes_back(start: Start) -> None:
+    """SIGSTOP: nothing but its silence tells, and nothing but SIGKILL ends it."""
+    process = start("--epochs", "40", "--hang-after", "10")
+    wait_for("three training nodes", all_training)
+    os.kill(status(2)["pid"], signal.SIGSTOP)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert "node 2 killed: no sign of life for 10 s" in out
+    assert status(2)["starts"] > 1
+
+
+@pytest.mark.system
 def test_a_port_that_is_taken_is_told_and_not_tried_again(start: Start, base_port: int) -> None:
     """Node 2 cannot bind: exit status 2 for it and, once the others are through, for the launcher."""
     with socket.socket() as squatter:

@@ -87,10 +87,12 @@ def test_a_full_disk_does_not_reach_whoever_logs() -> None:
 
 
 def test_status_is_replaced_as_a_whole_and_not_too_often(tmp_path: Path) -> None:
-    """Changes that came too soon are there with the next write."""
+    """What was noted meanwhile is there with the next write."""
     status = Status(tmp_path / "status.json", {"node_id": 3})
     status.update(state="training", cycle=1)
-    status.update(at_least_every_s=3600, cycle=2)
+    status.note(cycle=2)
+    assert not status.is_due(3600)
+    assert status.is_due(0)
     assert json.loads((tmp_path / "status.json").read_text())["cycle"] == 1
     status.update(state="finished")
     found = json.loads((tmp_path / "status.json").read_text())
