@@ -81,6 +81,14 @@ _RUN_OPTIONS: Sequence[Parameter] = (
     epilog=example("dgan-launch run examples/paper-ring.toml --data mnist --preset paper --run-dir runs/ig")
 )
 @takes(*_RUN_OPTIONS)
+@click.option(
+    "--hang-after",
+    type=click.FloatRange(min=0),
+    default=RestartPolicy.hang_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="Kill and restart a node that gives no sign of life for this long; 0 for never.",
+)
 @click.pass_context
 def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
     """Runs a node process for each node of GRAPH.
@@ -101,7 +109,8 @@ def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
         if all((status := read_status(spec.status)) and status.state == "finished" for spec in specs):
             click.echo(f"all nodes have finished already; next: dgan-eval probe {run_dir}")
             return
-        supervisor = Supervisor([spec.node_id for spec in specs], RestartPolicy(), random.Random())
+        policy = RestartPolicy(hang_s=options["hang_after"])
+        supervisor = Supervisor([spec.node_id for spec in specs], policy, random.Random())
         with open_view(Console()) as view:
             outcome = supervise(specs, supervisor, view)
     _report(draft, outcome, run_dir_given=options["run_dir"] is not None)

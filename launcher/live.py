@@ -41,6 +41,7 @@ class Status(BaseModel):
 
     state: str = "starting"
     pid: int
+    updated_s: float = 0.0
     epoch: int = 0
     epochs: int = 0
     cycle: int = 0
@@ -84,6 +85,13 @@ class Row:
         if self.process is not State.RUNNING:
             return self.process.value
         return self.status.state if self.status else "starting"
+
+    @property
+    def sign_of_life(self) -> tuple[int, float] | None:
+        """What changes as long as the node lives; None before it is at work, when it may be silent for long."""
+        if self.process is not State.RUNNING or self.status is None or self.status.state == "starting":
+            return None
+        return self.status.cycle, self.status.updated_s
 
     @property
     def seconds_left(self) -> float | None:

@@ -173,7 +173,9 @@ def supervise(
                 run.stop()
             run.collect()
             run.act()
-            view.update(run.rows(), clock())
+            rows = run.rows()
+            run.look(rows)
+            view.update(rows, clock())
             time.sleep(_POLL_S)
         signal_number = signals[0] if signals else None
         view.update(run.rows(), clock(), last=True)
@@ -216,13 +218,20 @@ class _Run:
             words = (own.error if own else None) or self.children.last_words(self.specs[node_id])
             self._tell(decision, words)
 
+    def look(self, rows: Sequence[Row]) -> None:
+        """Tells the supervisor what each node shows of itself."""
+        for row in rows:
+            self.supervisor.looked(row.node_id, row.sign_of_life, self.clock())
+
     def act(self) -> None:
         """Starts and stops what is due."""
         for action in self.supervisor.tick(self.clock()):
             if isinstance(action, Stop):
                 self.children.stop(action.node_id, kill=action.kill)
                 if action.kill:
-                    self.view.event(f"node {action.node_id} killed")
+                    quiet_s = action.quiet_s
+                    why = "" if quiet_s is None else f": no sign of life for {quiet_s:.0f} s"
+                    self.view.event(f"node {action.node_id} killed{why}")
             else:
                 self._start(action)
 

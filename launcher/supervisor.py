@@ -8,6 +8,8 @@ answers what is due. `launcher.processes` carries the answers out on real proces
        |                  | ---2-------------> REFUSED    usage or configuration: the same again would not help
        +----back-off------+ ---too often-----> GAVE_UP
                             ---while stopping-> STOPPED, or KILLED when it saved nothing on its way out
+
+A running node that shows no sign of life for `hang_s` is killed, and so restarted like any other that dies by a signal.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import enum
 import random
 import signal
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.exits import EXIT_FAILURE, EXIT_INPUT, EXIT_OK
@@ -53,6 +55,11 @@ class RestartPolicy:
     window_s: float = 300.0
     stop_grace_s: float = 15.0
     """Time between SIGTERM and SIGKILL."""
+    hang_s: float = 120.0
+    """A node without a sign of life for this long is killed; 0 for never. One cycle of training gives none."""
+    longest_look_s: float = 1.0
+    """No more than this counts as silence between two looks at a node: whoever stops the launcher and its nodes
+    together, or leaves it no time, must not find them killed when it goes on."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """Send a running process SIGTERM, or SIGKILL where `kill` is set."""
+    """Send a running process SIGTERM, or SIGKILL where `kill` is set.
+
+    Attributes:
+        node_id: The node.
+        kill: Whether it gets SIGKILL, the one signal that ends a process that hangs or was suspended.
+        quiet_s: Seconds without a sign of life, where that is why.
+    """
 
     node_id: int
     kill: bool = False
+    quiet_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,9 @@ class _Node:
     best_cycle: int = -1
     idle_restarts: int = 0  # restarts since the cycle counter last reached a new height
     told: Stop | None = None
+    sign: Hashable = None
+    looked_s: float = 0.0
+    quiet_s: float = 0.0
 
 
 class Supervisor:
@@ -136,6 +153,22 @@ class Supervisor:
         """The process of a node was started."""
         node = self._nodes[node_id]
         node.started_s, node.told = now_s, None
+        node.sign, node.looked_s, node.quiet_s = None, now_s, 0.0
+
+    def looked(self, node_id: int, sign: Hashable, now_s: float) -> None:
+        """Somebody looked at a running node.
+
+        Args:
+            node_id: The node.
+            sign: What was seen; it changes as long as the node lives. None where none can be expected yet.
+            now_s: When.
+        """
+        node = self._nodes[node_id]
+        if sign is None or sign != node.sign:
+            node.sign, node.quiet_s = sign, 0.0
+        else:
+            node.quiet_s += min(now_s - node.looked_s, self._policy.longest_look_s)
+        node.looked_s = now_s
 
     def exited(
         self, node_id: int, code: int, now_s: float, *, finished: bool = False, cycle: int | None = None
@@ -201,12 +234,20 @@ class Supervisor:
                     node.restarted_s.append(now_s)
                 node.state = State.RUNNING  # a due start is named once
                 actions.append(Start(node_id))
-            elif node.state is State.RUNNING and self._kill_s is not None:
-                order = Stop(node_id, kill=now_s >= self._kill_s)
-                if node.told is None or (order.kill and not node.told.kill):
+            elif node.state is State.RUNNING:
+                order = self._order(node_id, node, now_s)
+                if order is not None and (node.told is None or (order.kill and not node.told.kill)):
                     node.told = order
                     actions.append(order)
         return tuple(actions)
+
+    def _order(self, node_id: int, node: _Node, now_s: float) -> Stop | None:
+        """What a running node must be told, were it not told before."""
+        if self._kill_s is not None:
+            return Stop(node_id, kill=now_s >= self._kill_s)
+        if 0 < self._policy.hang_s <= node.quiet_s:
+            return Stop(node_id, kill=True, quiet_s=node.quiet_s)
+        return None
 
     def exit_code(self, signal_number: int | None = None) -> int:
         """The launcher's own exit status, once `done`.

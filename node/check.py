@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from node.boots import read_start
 from node.config import Settings
 from node.inputs import (
     architecture_of,
@@ -19,7 +20,6 @@ from node.inputs import (
     check_unlocked,
     count_cycles,
     digests,
-    read_boot,
     read_keys,
     read_settings,
     with_image_shape,
@@ -163,7 +163,7 @@ def _look_at_directory(
     directory = view.directory
     found.look("directory", lambda: _writable(directory))
     found.look("lock", lambda: check_unlocked(view), lambda _: "no other process runs this node here")
-    found.look("starts", lambda: read_boot(directory), lambda boot: f"{boot} before this one")
+    found.look("starts", lambda: read_start(directory).starts, lambda starts: f"{starts} before this one")
     if not (directory / "checkpoints").is_dir():
         found.append(Finding("checkpoint", "ok", "none yet, the node starts from the beginning"))
     elif settings is None or shard is None:
@@ -207,7 +207,9 @@ def _look_at_checkpoint(found: _Findings, view: NodeView, settings: Settings, sh
         saved = load_newest(view.directory, pass_over)
         fitted = with_image_shape(settings, shard, view.data)
         inputs = digests(fitted, shard, view)
-        identity = Identity(view, fitted, architecture_of(view.me), boot=saved.meta.boot, inputs=inputs)
+        identity = Identity(
+            view, fitted, architecture_of(view.me), boot=saved.meta.boot, starts=0, inputs=inputs
+        )
         check_resumable(saved, identity, fitted.epochs * count_cycles(fitted, shard, view.me.id))
         return saved
 

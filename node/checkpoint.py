@@ -1,10 +1,11 @@
 """Checkpoints: one safetensors file of tensors and one JSON file beside it, written atomically and checked on load.
 
     checkpoints/cycle-00000300.safetensors    every tensor of the node's state; equal states give equal bytes
-    checkpoints/cycle-00000300.json           what, whose, when, and the xxh3-128 digest of the file beside it
+    checkpoints/cycle-00000300.json           what, whose, when, and the xxh3-128 digests of both files
 
-The JSON file is written last: a checkpoint counts only when both are there and the digest fits. So a crash at any
-moment leaves the one before it valid, and boot counters and times never touch the tensor file.
+The JSON file is written last: a checkpoint counts only when both are there and the digests fit. So a crash at any
+moment leaves the one before it valid, and boot counters and times never touch the tensor file. Whoever calls `save` or
+`prune` is the only one who does so on that directory; readers may come at any time.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
-from node.files import write_atomically
+from node.failpoints import reached
+from node.files import make_directory, write_atomically
 from topology.errors import InputError
 
 FORMAT = 1
 _NAME = re.compile(r"cycle-(\d{8})\.json")
+_MEND = "a checkpoint as dgan-node writes it; an older one beside it may be whole"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class CheckpointMeta:
         finished: Whether training is complete.
         chosen: How often each neighbour was chosen since the first cycle.
         inputs: Digest of each thing that training depends on and that must not change under a resumed node.
-        boot: Count of the node's starts when it was saved.
+        boot: Number of the start that saved it.
         saved_at_s: Unix time of saving.
     """
 
@@ -105,29 +108,55 @@ def save(directory: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -
         OSError: The disk refuses; what was saved before is still there.
     """
     folder = directory / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     data = safetensors.torch.save(dict(tensors))
     path = folder / f"cycle-{meta.cycle:08d}.safetensors"
     # Saving the same cycle again (after a resume) must not pair new tensors with the old digest.
     path.with_suffix(".json").unlink(missing_ok=True)
-    write_atomically(path, data)
+    write_atomically(path, data, point="tensors")
     record = {"format": FORMAT, **asdict(meta), "digest": xxhash.xxh3_128_hexdigest(data)}
-    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=1).encode())
+    record["record_digest"] = _record_digest(record)
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=1).encode(), point="record")
     return path
 
 
 def prune(directory: Path, keep: int, keep_cycles: Iterable[int]) -> None:
-    """Deletes all but the newest `keep` checkpoints and those of `keep_cycles`."""
-    forever = set(keep_cycles)
-    for path in list_checkpoints(directory)[:-keep]:
+    """Deletes all but the newest `keep` checkpoints and those of `keep_cycles`, and what saves that died left behind.
+
+    The newest valid one stays in any case, so that invalid ones cannot take its place.
+    """
+    forever, complete = set(keep_cycles), list_checkpoints(directory)
+    reached("prune.begun")
+    old = complete[:-keep]
+    if old and not any(_is_valid(path) for path in reversed(complete[-keep:])):
+        forever.update(_cycle_of(path) for path in [p for p in reversed(old) if _is_valid(p)][:1])
+    for path in old:
         if _cycle_of(path) not in forever:
             path.with_suffix(".json").unlink(missing_ok=True)
+            reached("prune.record_gone")
             path.unlink(missing_ok=True)
+    for path in _leftovers(directory / "checkpoints"):
+        path.unlink(missing_ok=True)
+    reached("prune.done")
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Files of a save or a `prune` that did not come to its end; those of a checkpoint set aside are none."""
+    orphans = [
+        path
+        for path in folder.glob("cycle-*.safetensors")
+        if not path.with_suffix(".json").exists() and not _aside(path).exists()
+    ]
+    return [*folder.glob(".cycle-*.part"), *orphans]
 
 
 def set_aside(path: Path) -> None:
     """Takes an invalid checkpoint out of the count, so that `prune` cannot keep it in a valid one's place."""
-    path.with_suffix(".json").replace(path.with_suffix(".json.torn"))
+    path.with_suffix(".json").replace(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_suffix(".json.torn")
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -143,28 +172,49 @@ def load(path: Path) -> Checkpoint:
     Raises:
         InputError: A file is missing, torn, of another format, or does not fit its digest.
     """
-    mend = "a checkpoint as dgan-node writes it; an older one beside it may be whole"
+    record, data = _read(path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise InputError(path, f"no safetensors file ({error})", _MEND) from None
+    meta = CheckpointMeta(**{field.name: record[field.name] for field in fields(CheckpointMeta)})
+    return Checkpoint(path, meta, tensors)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The record and the bytes of a checkpoint, both as they were written."""
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise InputError(path, f"unreadable checkpoint ({error})", mend) from None
+        raise InputError(path, f"unreadable checkpoint ({error})", _MEND) from None
+    where = path.with_suffix(".json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else record
-        raise InputError(
-            path.with_suffix(".json"), f"format = {found!r}", f"this version reads format {FORMAT}"
-        )
-    if xxhash.xxh3_128_hexdigest(data) != record.get("digest"):
-        raise InputError(path, "the content does not fit its digest (torn or changed)", mend)
+        raise InputError(where, f"format = {found!r}", f"this version reads format {FORMAT}")
     missing = [field.name for field in fields(CheckpointMeta) if field.name not in record]
     if missing:
-        raise InputError(path.with_suffix(".json"), f"no field {missing[0]}", mend)
+        raise InputError(where, f"no field {missing[0]}", _MEND)
+    # Earlier records have no digest of themselves.
+    if record.get("record_digest", expected := _record_digest(record)) != expected:
+        raise InputError(where, "the content does not fit its digest (changed)", _MEND)
+    if xxhash.xxh3_128_hexdigest(data) != record.get("digest"):
+        raise InputError(path, "the content does not fit its digest (torn or changed)", _MEND)
+    return record, data
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    """Digest of what a record says, its own digest left out; it does not depend on order or white space."""
+    told = {name: value for name, value in record.items() if name != "record_digest"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
+
+
+def _is_valid(path: Path) -> bool:
     try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise InputError(path, f"no safetensors file ({error})", mend) from None
-    meta = CheckpointMeta(**{field.name: record[field.name] for field in fields(CheckpointMeta)})
-    return Checkpoint(path, meta, tensors)
+        _read(path)
+    except InputError:
+        return False
+    return True
 
 
 def load_newest(
@@ -186,8 +236,11 @@ def load_newest(
         except InputError as error:
             reasons.append(str(error))
             on_invalid(path, str(error))
-    problem = reasons[0] if reasons else "no checkpoint"
-    raise InputError(directory / "checkpoints", problem, "train the node first, or copy its folder whole")
+    if not reasons:
+        mend = "train the node first, or copy its folder whole"
+        raise InputError(directory / "checkpoints", "no checkpoint", mend)
+    mend = "a whole copy of this folder; a node whose folder was moved away begins at cycle 0"
+    raise InputError(directory / "checkpoints", f"none is valid, the newest: {reasons[0]}", mend)
 
 
 def _cycle_of(path: Path) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,23 +184,3 @@ def check_unlocked(view: NodeView) -> None:
 def _taken(view: NodeView) -> InputError:
     problem = f"another process is running node {view.me.id} here"
     return InputError(view.directory, problem, "stop that one first, or give this one its own directory")
-
-
-def boot_file(directory: Path) -> Path:
-    """Where a node keeps the count of its starts."""
-    return directory / "boot.json"
-
-
-def read_boot(directory: Path) -> int:
-    """How often the node has started; 0 before the first time.
-
-    Raises:
-        InputError: The count is unreadable.
-    """
-    path = boot_file(directory)
-    try:
-        return int(json.loads(path.read_bytes())["boot"]) if path.exists() else 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", 'an object such as {"boot": 7}, above every earlier start'
-        ) from None

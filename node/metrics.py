@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from node.files import write_atomically
+from node.files import append_line, overwrite, write_atomically
 from node.neighbors import Reading
 from node.trainer import CycleRecord, Exchange
+
+_PAGE_BYTES, _SPARE_BYTES = 4096, 1024
 
 
 class Window:
@@ -82,14 +84,13 @@ def _summary(exchanges: list[Exchange]) -> dict[str, Any]:
     }
 
 
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
+def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     """Appends one JSON line; a reader takes the later of two lines of one cycle, as a resumed node repeats some.
 
     Raises:
-        OSError: The disk refuses.
+        OSError: The disk refuses; the file is as it was.
     """
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, json.dumps(line).encode())
 
 
 class Status:
@@ -105,15 +106,28 @@ class Status:
         self._fields: dict[str, Any] = dict(fixed)
         self._written_s = float("-inf")
 
-    def update(self, *, at_least_every_s: float = 0.0, **changes: Any) -> None:
-        """Changes fields and writes the file, unless it was written less than `at_least_every_s` ago.
-
-        A disk that refuses costs the file, not the node: the next update writes it.
-        """
+    def note(self, **changes: Any) -> None:
+        """Changes fields, which the next update writes."""
         self._fields.update(changes)
-        now_s = time.monotonic()
-        if now_s - self._written_s >= at_least_every_s:
-            self._written_s = now_s
-            record = {**self._fields, "updated_s": time.time()}
+
+    def is_due(self, every_s: float) -> bool:
+        """Whether the file was written `every_s` ago or more."""
+        return time.monotonic() - self._written_s >= every_s
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields and writes the file.
+
+        On a full disk the file is written over in place. A disk that refuses that too costs the file, not the node:
+        the next update writes it.
+        """
+        self.note(**changes)
+        self._written_s = time.monotonic()
+        record = {**self._fields, "updated_s": time.time()}
+        data = json.dumps(record, indent=1).encode()
+        # Blanks after the object keep room for a later state, which on a full disk has a complaint more to make.
+        data = data.ljust(-(-(len(data) + _SPARE_BYTES) // _PAGE_BYTES) * _PAGE_BYTES - 1) + b"\n"
+        try:
+            write_atomically(self._path, data, durable=False, point="status")
+        except OSError:
             with contextlib.suppress(OSError):
-                write_atomically(self._path, json.dumps(record, indent=1).encode(), durable=False)
+                overwrite(self._path, data)

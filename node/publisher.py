@@ -23,7 +23,8 @@ class Identity:
         view: Its place in the graph and its files.
         settings: The run's settings, image shape filled in.
         architecture: Name of its architecture.
-        boot: Count of its starts.
+        boot: Number of this start, above that of every earlier one.
+        starts: How often it has started in its folder; for people.
         inputs: Digests of what training depends on, by a name that a user understands.
         insecure: Whether it exchanges without CURVE.
     """
@@ -32,6 +33,7 @@ class Identity:
     settings: Settings
     architecture: str
     boot: int
+    starts: int
     inputs: Mapping[str, str]
     insecure: bool = False
 

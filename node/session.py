@@ -7,9 +7,7 @@ link, and turns whatever ends the training into an exit status.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -18,15 +16,14 @@ from typing import Any
 import torch
 from structlog.typing import FilteringBoundLogger
 
+from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
-from node.files import write_atomically
+from node.files import make_directory
 from node.inputs import (
     architecture_of,
-    boot_file,
     digests,
     locked,
-    read_boot,
     read_keys,
     read_settings,
     with_image_shape,
@@ -66,26 +63,26 @@ def run_session(
     Raises:
         InputError: A file or setting is wrong; nothing was trained.
     """
-    settings = read_settings(peers_path, view)
-    shard = load_shard(view.data)
+    settings, shard = read_settings(peers_path, view), load_shard(view.data)
     settings = with_image_shape(settings, shard, view.data)
     torch.set_num_threads(settings.training.threads)
     # Weights that decay below float32's normal range would slow every convolution down many times.
     torch.set_flush_denormal(True)
-    view.directory.mkdir(parents=True, exist_ok=True)
+    make_directory(view.directory)
     with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id, insecure=insecure)
         saved = _newest_checkpoint(view.directory, log)
+        start = next_start(view.directory, 0 if saved is None else saved.meta.boot)
         identity = Identity(
             view,
             settings,
             architecture_of(view.me),
-            boot=_next_boot(view.directory, saved),
+            boot=start.boot,
+            starts=start.starts,
             inputs=digests(settings, shard, view),
             insecure=insecure,
         )
-        requests = Requests(stop, reload or Event(), peers_path)
-        return _train(identity, shard, saved, requests, log)
+        return _train(identity, shard, saved, Requests(stop, reload or Event(), peers_path), log)
 
 
 def _train(
@@ -98,6 +95,7 @@ def _train(
         "pid": os.getpid(),
         "boot": identity.boot,
         "insecure": identity.insecure,
+        "starts": identity.starts,
         "error": None,
     }
     status = Status(view.directory / "status.json", fixed)
@@ -147,7 +145,12 @@ def _live(
             worker.resume(saved)
         status.update(address=address)
         log.info(
-            "node ready", boot=identity.boot, cycle=trainer.cycle_count, images=len(shard), address=address
+            "node ready",
+            boot=identity.boot,
+            starts=identity.starts,
+            cycle=trainer.cycle_count,
+            images=len(shard),
+            address=address,
         )
         worker.run()
 
@@ -228,17 +231,14 @@ def _event_log(log: FilteringBoundLogger) -> Callable[[str, dict[str, Any]], Non
 def _newest_checkpoint(directory: Path, log: FilteringBoundLogger) -> Checkpoint | None:
     if not list_checkpoints(directory):
         return None
+    invalid: list[Path] = []
 
     def pass_over(path: Path, reason: str) -> None:
         log.warning("checkpoint passed over", reason=reason)
+        invalid.append(path)
+
+    saved = load_newest(directory, pass_over)
+    # Only now: where none is valid, the next start must refuse as this one does, not begin at cycle 0.
+    for path in invalid:
         set_aside(path)
-
-    return load_newest(directory, pass_over)
-
-
-def _next_boot(directory: Path, saved: Checkpoint | None) -> int:
-    """Counts this start, on disk before the first publish: neighbours refuse snapshots of an earlier boot."""
-    before = read_boot(directory)
-    boot = max(before, saved.meta.boot if saved is not None else 0) + 1
-    write_atomically(boot_file(directory), json.dumps({"boot": boot, "started_s": time.time()}).encode())
-    return boot
+    return saved

@@ -9,6 +9,7 @@ come back to exactly the state that its neighbours know.
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from torch import Tensor
 from node import checkpoint, samples
 from node.checkpoint import Checkpoint, CheckpointMeta, add_prefix
 from node.inputs import check_resumable
-from node.metrics import Status, Window, append_line
+from node.metrics import Status, Window, append_metrics
 from node.models import Discriminator
 from node.neighbors import Arrays, LockstepNeighbors, NewestNeighbors, stack_blocks
 from node.publisher import Identity, Publisher
@@ -32,6 +33,10 @@ from node.trainer import CycleRecord, Trainer
 from transport.link import Link
 
 _STATUS_EVERY_S = 1.0
+_RETRY_S = (
+    5.0  # pause after a checkpoint that the disk refused; shorter where nothing else can be done meanwhile
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _GRACE_S = 1.0  # a finished node's last frame has this long to leave
 _SAMPLE_SEED = 20201  # every grid of a run shows the same noise
 _TRAFFIC = ("bytes_out", "bytes_in", "publishes", "republishes", "subscribers")
@@ -119,11 +124,11 @@ class Worker:
                 self._observe(record)
                 self._exchange()
                 self._keep()
+            self._save_when_there_is_room()
         except StopRequestedError:
             self._save(required=True)
             self._report("stopped")
             raise
-        self._save(required=True)
         self._report("lingering")
         self._log.info("training finished", cycle=self._trainer.cycle_count, epochs=self._settings.epochs)
         self._linger()
@@ -160,7 +165,7 @@ class Worker:
             return
         if self._lockstep:
             self._published = (self._published[1], to_arrays(self._trainer.discriminator))
-            self._save(required=True)
+            self._save_when_there_is_room()
         self._publish()
 
     def _publish(self) -> None:
@@ -180,7 +185,8 @@ class Worker:
         epoch, rest = divmod(count, per_epoch)
         every = self._settings.checkpoint
         due = rest == 0 and (epoch % every.every_epochs == 0 or epoch in every.keep_epochs)
-        if due or (not self._lockstep and time.monotonic() - self._saved_s >= every.every_s):
+        pause_s = min(every.every_s, _RETRY_S) if "checkpoint" in self._degraded else every.every_s
+        if due or (not self._lockstep and time.monotonic() - self._saved_s >= pause_s):
             self._save()
         if rest == 0 and (
             epoch % self._settings.output.samples_every_epochs == 0 or epoch == self._settings.epochs
@@ -212,10 +218,26 @@ class Worker:
         self._saved_s = time.monotonic()
         with self._degrading("checkpoint", required=required):
             path = checkpoint.save(self._directory, meta, self._state())
+            self._saved_cycle = count  # before all else: a checkpoint that is there is not written again
             keep, kept = self._settings.checkpoint, self._trainer.cycles_per_epoch
             checkpoint.prune(self._directory, keep.keep, (epoch * kept for epoch in keep.keep_epochs))
-            self._saved_cycle = count
             self._log.debug("checkpoint saved", path=path.name)
+
+    def _save_when_there_is_room(self) -> None:
+        """Saves what must not be lost before anything else is done: on a full disk the node waits.
+
+        Raises:
+            OSError: The disk refuses for another reason.
+            StopRequestedError: Somebody asked for a stop meanwhile.
+        """
+        while True:
+            try:
+                return self._save(required=True)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+            self.keep_waiting()
+            self._stop.wait(_STATUS_EVERY_S)
 
     @contextlib.contextmanager
     def _degrading(self, what: str, *, required: bool = False) -> Iterator[None]:
@@ -223,12 +245,14 @@ class Worker:
         try:
             yield
         except OSError as error:
-            self._log.error(f"{what} not written", error=str(error))
+            if self._degraded.get(what) != str(error):
+                self._log.error(f"{what} not written", error=str(error))
             self._degraded[what] = str(error)
             if required:
                 raise
         else:
-            self._degraded.pop(what, None)
+            if self._degraded.pop(what, None) is not None:
+                self._log.info(f"{what} written again")
 
     def _state(self) -> dict[str, Tensor]:
         tensors = self._trainer.state()
@@ -253,6 +277,7 @@ class Worker:
         last = record.cycle == self._trainer.cycles
         if len(self._window) >= self._settings.output.metrics_every_cycles or last:
             self._write_metrics()
+        self._report("training", every_s=_STATUS_EVERY_S)
 
     def _write_metrics(self) -> None:
         line = self._window.close()
@@ -264,19 +289,15 @@ class Worker:
             **({"insecure": True} if self._identity.insecure else {}),
         }
         with self._degrading("metrics"):
-            append_line(self._directory / "metrics.jsonl", line | extra)
-        self._report(
-            "training",
-            every_s=_STATUS_EVERY_S,
-            **{key: line[key] for key in _SHOWN},
-            resident_bytes=extra["resident_bytes"],
-        )
+            append_metrics(self._directory / "metrics.jsonl", line | extra)
+        self._status.note(**{key: line[key] for key in _SHOWN}, resident_bytes=extra["resident_bytes"])
 
     def _report(self, state: str, *, every_s: float = 0.0, **changes: Any) -> None:
-        """Brings status.json up to date."""
+        """Brings status.json up to date, unless that was done less than `every_s` ago."""
+        if not self._status.is_due(every_s):
+            return
         trainer = self._trainer
         self._status.update(
-            at_least_every_s=every_s,
             state=state,
             epoch=trainer.epoch,
             epochs=self._settings.epochs,

@@ -371,7 +371,19 @@ def test_a_node_killed_by_kill_9_comes_back_and_the_run_finishes(start: Start) -
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, out + err
     assert "node 2 was killed by SIGKILL; again in" in out
-    assert status(2)["boot"] > status(1)["boot"]
+    assert [status(node_id)["starts"] for node_id in (1, 2, 3)] == [1, 2, 1]
+
+
+@pytest.mark.system
+def test_a_node_that_hangs_is_killed_and_comes_back(start: Start) -> None:
+    """SIGSTOP: nothing but its silence tells, and nothing but SIGKILL ends it."""
+    process = start("--epochs", "40", "--hang-after", "10")
+    wait_for("three training nodes", all_training)
+    os.kill(status(2)["pid"], signal.SIGSTOP)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + err
+    assert "node 2 killed: no sign of life for 10 s" in out
+    assert status(2)["starts"] > 1
 
 
 @pytest.mark.system

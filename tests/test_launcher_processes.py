@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -133,6 +134,39 @@ def test_a_child_killed_by_kill_9_is_restarted_and_finishes(tmp_path: Path) -> N
     assert spec.console_log.read_text() == "start\nstart\n"
     assert any(event.startswith("node 1 was killed by SIGKILL; again in 0.0 s") for event in view.events)
     assert view.rows[0].restarts == 1
+
+
+@pytest.mark.system
+def test_a_suspended_child_is_killed_and_restarted(tmp_path: Path) -> None:
+    """SIGSTOP: it takes no SIGTERM, and would stay for ever; the event says why it was killed."""
+    script = """
+    if (here / "been").exists():
+        say("finished")
+    else:
+        (here / "been").touch()
+        say("training", cycle=5, updated_s=time.time())
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """
+    outcome, view = watch(child(tmp_path, 1, script), policy=replace(HASTY, hang_s=2.0))
+    assert outcome.exit_code == 0
+    told = [event for event in view.events if event.startswith("node 1 ") and "started" not in event]
+    assert told[0] == "node 1 killed: no sign of life for 2 s"
+    assert told[1].startswith("node 1 was killed by SIGKILL; again in 0.0 s")
+    assert told[-1] == "node 1 finished"
+
+
+@pytest.mark.system
+def test_a_child_that_is_starting_is_not_taken_for_one_that_hangs(tmp_path: Path) -> None:
+    """Though it is silent for longer than `hang_s`: it may have much to load."""
+    script = """
+    say("starting")
+    time.sleep(2)
+    say("finished")
+    os._exit(0)
+    """
+    outcome, view = watch(child(tmp_path, 1, script), policy=replace(HASTY, hang_s=1.0))
+    assert outcome.exit_code == 0
+    assert not any("killed" in event for event in view.events)
 
 
 @pytest.mark.system

@@ -188,3 +188,90 @@ def test_a_signal_after_which_all_finish_is_a_success() -> None:
     watched.stop(1.0)
     watched.exited(1, 0, 2.0, finished=True)
     assert watched.exit_code(signal.SIGINT) == 0
+
+
+def look_at(watched: Supervisor, sign: object, *times_s: float) -> tuple[Start | Stop, ...]:
+    """Node 1 shows the same sign at each of these times; what is due at the last of them."""
+    for now_s in times_s:
+        watched.looked(1, sign, now_s)
+    return watched.tick(times_s[-1])
+
+
+def test_a_node_without_a_sign_of_life_is_killed_and_restarted() -> None:
+    """After 120 s, once, and by the ordinary back-off."""
+    watched = supervisor()
+    begin(watched)
+    assert look_at(watched, (7, 1.0), *range(10, 130)) == ()
+    assert look_at(watched, (7, 1.0), 130.0) == (Stop(1, kill=True, quiet_s=120.0),)
+    assert look_at(watched, (7, 1.0), 131.0) == ()
+    assert watched.exited(1, -signal.SIGKILL, 131.0, cycle=7) == Decision(
+        1, -9, State.WAITING, restart_in_s=1.0
+    )
+    assert watched.tick(132.0) == (Start(1),)
+    watched.started(1, 132.0)
+    assert look_at(watched, (7, 1.0), *range(133, 253)) == (), (
+        "the new process begins with no silence behind it"
+    )
+
+
+def test_a_node_that_hangs_again_and_again_is_given_up() -> None:
+    """It never gets past cycle 7."""
+    watched = supervisor()
+    begin(watched)
+    began_s, kills = 0, 0
+    while watched.states[1] is State.RUNNING:
+        ends_s = began_s + 121
+        order = look_at(watched, (7, 1.0), *range(began_s + 1, ends_s + 1))
+        assert order == (Stop(1, kill=True, quiet_s=120.0),)
+        kills += 1
+        watched.exited(1, -signal.SIGKILL, ends_s, cycle=7)
+        began_s = ends_s + 60
+        begin(watched, began_s)
+    assert kills == 6
+    assert watched.states[1] is State.GAVE_UP
+
+
+def test_any_sign_of_life_is_enough() -> None:
+    """A new cycle, or a fresh status without one, as while it waits for a neighbour; in the last second too."""
+    watched = supervisor()
+    begin(watched)
+    now_s = 0
+    for sign in ((7, 1.0), (8, 1.0), (8, 2.0), (8, 3.0)):
+        now_s += 120
+        assert look_at(watched, sign, *range(now_s - 119, now_s + 1)) == ()
+
+
+def test_a_node_that_cannot_be_expected_to_show_anything_is_left_alone() -> None:
+    """While it starts, however long that takes; silence counts from its first sign on."""
+    watched = supervisor()
+    begin(watched)
+    assert look_at(watched, None, *range(5000)) == ()
+    assert look_at(watched, (0, 1.0), *range(5000, 5120)) == ()
+    assert look_at(watched, (0, 1.0), 5120.0) == (Stop(1, kill=True, quiet_s=120.0),)
+
+
+def test_a_launcher_that_slept_with_its_nodes_kills_none_of_them() -> None:
+    """A night between two looks is one second of silence; what comes after it counts in full."""
+    watched = supervisor()
+    begin(watched)
+    assert look_at(watched, (7, 1.0), 10.0, 30_000.0, 60_000.0) == ()
+    assert look_at(watched, (7, 1.0), *range(60_001, 60_118)) == ()
+    assert look_at(watched, (7, 1.0), 60_118.0) == (Stop(1, kill=True, quiet_s=120.0),)
+
+
+def test_hang_s_0_never_kills() -> None:
+    """For whoever trains something whose cycles take longer."""
+    watched = supervisor(policy=RestartPolicy(hang_s=0.0))
+    begin(watched)
+    assert look_at(watched, (7, 1.0), *range(5000)) == ()
+
+
+def test_a_silent_node_is_stopped_as_politely_as_any_other() -> None:
+    """A stop has its own time limit; and one that was killed for its silence is not told again."""
+    watched = supervisor()
+    begin(watched)
+    look_at(watched, (7, 1.0), *range(100))
+    watched.stop(100.0)
+    assert look_at(watched, (7, 1.0), 100.0) == (Stop(1),)
+    assert look_at(watched, (7, 1.0), *range(101, 115)) == ()
+    assert look_at(watched, (7, 1.0), 115.0) == (Stop(1, kill=True),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from node import failpoints
 from node.config import Architecture
 from node.logs import open_log
-from node.metrics import Status, Window, append_line
+from node.metrics import Status, Window, append_metrics
 from node.models import Generator
 from node.neighbors import Reading
 from node.samples import generate, grid, write_png
@@ -63,9 +65,17 @@ def test_a_window_without_exchange_has_nulls_and_empty_tables() -> None:
 def test_lines_are_appended_as_json(tmp_path: Path) -> None:
     """One object a line."""
     for cycle in (1, 2):
-        append_line(tmp_path / "metrics.jsonl", {"cycle": cycle})
+        append_metrics(tmp_path / "metrics.jsonl", {"cycle": cycle})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["cycle"] for line in lines] == [1, 2]
+
+
+def test_a_line_torn_by_a_crash_does_not_run_into_the_next(tmp_path: Path) -> None:
+    """The next line begins on a line of its own."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"cycle": 1}\n{"cyc')
+    append_metrics(file, {"cycle": 2})
+    assert file.read_text() == '{"cycle": 1}\n{"cyc\n{"cycle": 2}\n'
 
 
 def test_a_full_disk_does_not_reach_whoever_logs() -> None:
@@ -77,14 +87,46 @@ def test_a_full_disk_does_not_reach_whoever_logs() -> None:
 
 
 def test_status_is_replaced_as_a_whole_and_not_too_often(tmp_path: Path) -> None:
-    """Changes that came too soon are there with the next write."""
+    """What was noted meanwhile is there with the next write."""
     status = Status(tmp_path / "status.json", {"node_id": 3})
     status.update(state="training", cycle=1)
-    status.update(at_least_every_s=3600, cycle=2)
+    status.note(cycle=2)
+    assert not status.is_due(3600)
+    assert status.is_due(0)
     assert json.loads((tmp_path / "status.json").read_text())["cycle"] == 1
     status.update(state="finished")
     found = json.loads((tmp_path / "status.json").read_text())
     assert (found["node_id"], found["state"], found["cycle"]) == (3, "finished", 2)
+
+
+@pytest.mark.parametrize("point", ["begun", "half", "written", "synced"])
+def test_a_status_that_has_no_room_is_written_over_in_place(
+    tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the size that it had, so that a full disk can be told from a node that hangs."""
+    path = tmp_path / "status.json"
+    status = Status(path, {"node_id": 3})
+    status.update(state="training", cycle=1, degraded={})
+    before = path.stat()
+    monkeypatch.setattr(failpoints, "_passed", Counter())
+    monkeypatch.setenv(failpoints.VARIABLE, f"status.{point}:error")
+    complaints = dict.fromkeys(("checkpoint", "metrics", "samples"), "[Errno 28] No space left on device")
+    status.update(cycle=2, degraded=complaints)
+    found = json.loads(path.read_text())
+    assert (found["cycle"], found["degraded"]) == (2, complaints)
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+    status.update(cycle=3, degraded={})
+    assert json.loads(path.read_text())["cycle"] == 3
+
+
+def test_a_status_that_cannot_be_written_at_all_costs_the_file_alone(tmp_path: Path) -> None:
+    """The next one is written."""
+    status = Status(tmp_path / "node" / "status.json", {"node_id": 3})
+    status.update(cycle=1)
+    (tmp_path / "node").mkdir()
+    status.update(cycle=2)
+    assert json.loads((tmp_path / "node" / "status.json").read_text())["cycle"] == 2
 
 
 @pytest.mark.parametrize("channels", [1, 3])

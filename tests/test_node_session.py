@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 
 from eval.collect import collect, standing
 from node import session
+from node.checkpoint import list_checkpoints, load_newest, save
 from node.health import main as health
 from node.worker import StopRequestedError
+from topology.errors import InputError
 from topology.peers import read_peers
 
 MakeRun = Callable[..., Path]
@@ -46,7 +49,7 @@ def test_a_new_node_starts_at_cycle_0(run_dir: Path) -> None:
     """And is not ready."""
     shutil.rmtree(run_dir / "nodes")
     status = started(run_dir, 2)
-    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 1)
+    assert (status["state"], status["ready"], status["starts"]) == ("starting", False, 1)
     assert (status["epoch"], status["cycle"]) == (0, 0)
 
 
@@ -55,9 +58,36 @@ def test_a_node_that_starts_again_is_where_its_checkpoint_is(
 ) -> None:
     """So its folder can be joined and judged from the first moment, and counts as not finished."""
     status = started(run_dir, 2)
-    assert (status["state"], status["ready"], status["boot"]) == ("starting", False, 2)
+    assert (status["state"], status["ready"], status["starts"]) == ("starting", False, 1)
+    assert status["boot"] > load_newest(run_dir / "nodes" / "2").meta.boot
     assert (status["epoch"], status["cycle"]) == (3, 30)
     assert standing([run_dir]).unfinished == {2: "starting"}
     assert collect([run_dir], tmp_path / "joined").missing == ()
     assert health([str(run_dir / "nodes")]) == 1
     assert "node 2: starting, not at work\n" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_log_says_so(run_dir: Path) -> None:
+    """The node goes on from the one before; the damaged one is set aside for whoever looks at it."""
+    directory = run_dir / "nodes" / "2"
+    older = load_newest(directory)
+    newer = save(directory, replace(older.meta, cycle=40), older.tensors)
+    newer.write_bytes(newer.read_bytes()[:-1])
+    assert started(run_dir, 2)["cycle"] == 30
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    told = [line["reason"] for line in lines if line["event"] == "checkpoint passed over"]
+    assert len(told) == 1
+    assert told[0].startswith(f"{newer}: the content does not fit its digest")
+    assert list_checkpoints(directory) == [older.path]
+    assert newer.with_suffix(".json.torn").exists()
+
+
+def test_a_node_without_a_valid_checkpoint_refuses_each_time(run_dir: Path) -> None:
+    """It would begin at cycle 0 and forget what it has done, which nobody asked for."""
+    directory = run_dir / "nodes" / "2"
+    (path,) = list_checkpoints(directory)
+    path.write_bytes(b"torn")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"does not fit its digest.*begins at cycle 0"):
+            started(run_dir, 2)
+    assert list_checkpoints(directory) == [path]

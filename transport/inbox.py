@@ -6,8 +6,8 @@ not have to care. A frame is
     refused   when `decode` refuses it, when its (boot, seq) is not above the accepted one's, or when the neighbour
               sends faster than any publisher may; then nothing of it is looked at for a while
     accepted  else; it replaces the one before.
-Restarts need no rule of their own: a node stores boot + 1 before its first publish, so that (boot, seq) grows although
-seq begins anew. Times are the receiver's monotonic seconds, never anything from the wire.
+Restarts need no rule of their own: a node stores a higher boot before its first publish, so that (boot, seq) grows
+although seq begins anew. Times are the receiver's monotonic seconds, never anything from the wire.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Snapshot:
         run_id: The run it belongs to.
         node_id: Who publishes it.
         arch_id: Architecture, by the name in the schema.
-        boot: How often the publisher has started; grows before its first publish.
+        boot: Number of the publisher's start, above that of every earlier one.
         seq: Number of the publish within this boot.
         cycle: The publisher's cycle when it was taken; of the newer block in lockstep.
         done: The publisher has finished training.
