@@ -19,6 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import xxhash
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -68,6 +69,9 @@ class CheckpointMeta:
     inputs: dict[str, str]
     boot: int
     saved_at_s: float
+
+
+_RECORD = TypeAdapter(CheckpointMeta)
 
 
 @dataclass(frozen=True)
@@ -175,10 +179,10 @@ def load(path: Path) -> Checkpoint:
     record, data = _read(path)
     try:
         tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+    # The last two: an unknown format of numbers, an impossible shape.
+    except (SafetensorError, LookupError, RuntimeError) as error:
         raise InputError(path, f"no safetensors file ({error})", _MEND) from None
-    meta = CheckpointMeta(**{field.name: record[field.name] for field in fields(CheckpointMeta)})
-    return Checkpoint(path, meta, tensors)
+    return Checkpoint(path, _meta(path.with_suffix(".json"), record), tensors)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -186,7 +190,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, f"unreadable checkpoint ({error})", _MEND) from None
     where = path.with_suffix(".json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -215,6 +219,17 @@ def _is_valid(path: Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def _meta(path: Path, record: Mapping[str, Any]) -> CheckpointMeta:
+    """The record's fields, each of its type: a count that is a text would fail much later and far from here."""
+    try:
+        # As JSON, for only there a mapping may stand for a dataclass in strict mode.
+        return _RECORD.validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(path, f"{field}: {first['msg']}", "a record as dgan-node writes it") from None
 
 
 def load_newest(
