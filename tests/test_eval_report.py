@@ -343,9 +343,9 @@ def test_a_broken_result_is_named(bare: Path) -> None:
 def test_a_result_of_an_older_checkpoint_is_marked(bare: Path) -> None:
     """The node has trained on since."""
     make_quality(bare, "info-gain")
-    older = bare / "nodes" / "1" / "checkpoints" / f"cycle-{CYCLES:08d}"
-    record = json.loads(older.with_suffix(".json").read_text())
-    older.with_suffix(".json").write_text(json.dumps(record | {"cycle": CYCLES + 7}))
+    older = checkpoint.load_newest(bare / "nodes" / "1")
+    meta = dataclasses.replace(older.meta, cycle=CYCLES + 7)
+    checkpoint.save(bare / "nodes" / "1", meta, older.tensors)
     assert (
         f"measured at cycle {CYCLES} of node 1, whose newest checkpoint is of cycle {CYCLES + 7}"
         in report(bare).text
