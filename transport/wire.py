@@ -47,6 +47,7 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # The largest finite number, and the smallest above zero, that a format holds.
 _LARGEST = {"float32": math.inf, "bfloat16": (2 - 2**-7) * 2.0**127, "float16": 65504.0}
 _SMALLEST = {"float32": 0.0, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+_PIECE = 2**16  # numbers looked at together: what the checks need beside the tensors stays small
 # Without these a header of 16 kB can cost 68 MB.
 _HEADER_LIMITS = {
     "strict_map_key": True,
@@ -329,20 +330,15 @@ def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a key appears twice")
+    if any(type(key) is not str for key in fields):  # strict_map_key lets byte strings pass
+        raise ValueError("a key is no text")
     return fields
 
 
 def _check_fields(header: Mapping[str, Any], expected: Expected) -> None:
     peer = expected.node_id
-    types: dict[str, type] = {
-        "boot": int,
-        "seq": int,
-        "cycle": int,
-        "node_id": int,
-        "done": bool,
-        "digest": bytes,
-    }
-    types |= {"run_id": str, "arch_id": str, "dtype": str}
+    types: dict[str, type] = dict.fromkeys(("boot", "seq", "cycle", "node_id"), int)
+    types |= {"done": bool, "digest": bytes} | dict.fromkeys(("run_id", "arch_id", "dtype"), str)
     for field, kind in types.items():
         if field not in header:
             raise MalformedFrameError(peer, f"the header lacks {field}")
@@ -365,7 +361,10 @@ def _check_fields(header: Mapping[str, Any], expected: Expected) -> None:
 
 def _from_payload(frame: bytes, start: int, dtype: Dtype) -> NDArray[np.float32]:
     if dtype == "bfloat16":
-        return (np.frombuffer(frame, "<u2", offset=start).astype(np.uint32) << 16).view(np.float32)
+        # The upper halves of float32 numbers, put in place: a frame must not cost more memory than its numbers take.
+        halves = np.zeros(((len(frame) - start) // 2, 2), "<u2")
+        halves[:, 1] = np.frombuffer(frame, "<u2", offset=start)
+        return halves.view("<f4").ravel().astype(np.float32, copy=False)
     with np.errstate(invalid="ignore"):  # a signalling NaN is found below, as any other
         return np.frombuffer(frame, "<f4" if dtype == "float32" else "<f2", offset=start).astype(
             np.float32, copy=False
@@ -388,8 +387,10 @@ def _blocks(values: NDArray[np.float32], expected: Expected) -> tuple[Block, ...
 
 
 def _check_values(name: str, array: NDArray[np.float32], expected: Expected) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
-        raise BadValueError(expected.node_id, name, float(array[~finite].flat[0]), "finite")
-    if name in expected.schema.positive and not (array > 0).all():
-        raise BadValueError(expected.node_id, name, float(array[array <= 0].flat[0]), "above 0")
+    numbers = array.ravel()
+    for start in range(0, numbers.size, _PIECE):
+        piece = numbers[start : start + _PIECE]
+        if not (finite := np.isfinite(piece)).all():
+            raise BadValueError(expected.node_id, name, float(piece[finite.argmin()]), "finite")
+        if name in expected.schema.positive and not (above := piece > 0).all():
+            raise BadValueError(expected.node_id, name, float(piece[above.argmin()]), "above 0")
