@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from node import checkpoint
 from node.checkpoint import CheckpointMeta, add_prefix
@@ -17,6 +18,10 @@ from node.models import Discriminator, Generator, initialise
 from node.shards import Shard, save_shard
 from topology.graph import ring
 from topology.peers import Peer, Peers, dump_peers
+
+# No test is about time: a busy machine must not fail one.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
