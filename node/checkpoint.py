@@ -18,6 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import xxhash
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -65,6 +66,9 @@ class CheckpointMeta:
     inputs: dict[str, str]
     boot: int
     saved_at_s: float
+
+
+_RECORD = TypeAdapter(CheckpointMeta)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def load(path: Path) -> Checkpoint:
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())
         data = path.read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, f"unreadable checkpoint ({error})", mend) from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else record
@@ -161,10 +165,24 @@ def load(path: Path) -> Checkpoint:
         raise InputError(path.with_suffix(".json"), f"no field {missing[0]}", mend)
     try:
         tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (
+        SafetensorError,
+        LookupError,
+        RuntimeError,
+    ) as error:  # an unknown format of numbers, an impossible shape
         raise InputError(path, f"no safetensors file ({error})", mend) from None
-    meta = CheckpointMeta(**{field.name: record[field.name] for field in fields(CheckpointMeta)})
-    return Checkpoint(path, meta, tensors)
+    return Checkpoint(path, _meta(path.with_suffix(".json"), record), tensors)
+
+
+def _meta(path: Path, record: dict[str, Any]) -> CheckpointMeta:
+    """The record's fields, each of its type: a count that is a text would fail much later and far from here."""
+    try:
+        # As JSON, for only there a mapping may stand for a dataclass in strict mode.
+        return _RECORD.validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(path, f"{field}: {first['msg']}", "a record as dgan-node writes it") from None
 
 
 def load_newest(

@@ -134,6 +134,26 @@ def test_a_record_of_another_format_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cycle", "7"),
+        ("boot", True),
+        ("finished", 1),
+        ("chosen", {"2": "5"}),
+        ("inputs", []),
+        ("saved_at_s", None),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    """Before it can fail where nobody thinks of the checkpoint."""
+    path = save(tmp_path, meta(10), TENSORS)
+    record = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(record | {field: value}))
+    with pytest.raises(InputError, match=rf"json: {field}.*: Input should be"):
+        load(path)
+
+
 def test_a_write_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
     """And leaves no part file behind."""
     path = tmp_path / "file"

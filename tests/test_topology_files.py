@@ -119,6 +119,21 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ("edges = [[1, '2']]", "edges, entry 1 = [1, '2']; an edge is a pair of ids, such as [1, 2]"),
         ("edges = [[1, 1]]", "edge [1, 1] is a self-loop; an edge joins two different nodes"),
         ("edges = [[1, -1]]", "id = -1 is out of bounds; a whole number from 0 to 2^63 - 1"),
+        (
+            "edges = [[1, 9223372036854775808]]",
+            "a whole number is beyond 64 bits; a number from -2^63 to 2^63 - 1",
+        ),
+        (
+            f"edges = [[1, {'1' * 5000}]]",
+            "a whole number is beyond 64 bits; a number from -2^63 to 2^63 - 1",
+        ),
+        *(
+            (
+                f"edges = {'[' * depth}{']' * depth}",
+                "tables and lists stand more than 64 deep in one another; take some out",
+            )
+            for depth in (65, 5000)
+        ),
         ("", "the graph has no nodes; name at least one edge or one [[node]]"),
         ("name = ''\nedges = [[1, 2]]", "name = '' is no name; 1 to 128 printable characters"),
         ("[[node]]\nid = 1\n[[node]]\nid = 1", "id = 1 appears twice; give every node an id of its own"),
@@ -238,8 +253,32 @@ def test_a_graphml_address_must_be_text(tmp_path: Path) -> None:
     assert refusal(path) == 'node 1: address = 7001; its key should say attr.type="string"'
 
 
+GRAPHML = "<graphml xmlns='http://graphml.graphdrawing.org/xmlns'>"
+GROUP = "<graph><node id='1' yfiles.foldertype='group'>"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "<graphml", "<html/>", "<graphml xmlns='http://graphml.graphdrawing.org/xmlns'/>"]
+    "text",
+    [
+        "",
+        "<graphml",
+        "<html/>",
+        f"{GRAPHML}</graphml>",
+        "<?xml version='1.0' encoding='uft-8'?><graphml/>",
+        f"{GRAPHML}<key id='k' attr.name='x' attr.type='boolean'><default/></key></graphml>",
+        f"{GRAPHML}{GROUP}</node></graph></graphml>",
+        f"{GRAPHML}{GROUP * 999}<graph/>{'</node></graph>' * 999}</graphml>",
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "html",
+        "no graph",
+        "encoding",
+        "default without text",
+        "group without graph",
+        "groups",
+    ],
 )
 def test_what_is_no_graphml_is_refused(tmp_path: Path, text: str) -> None:
     """Without a traceback of the XML reader."""

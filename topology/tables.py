@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,6 +19,8 @@ _WANTED = {
     "model_type": "a table",
 }
 _SHOWN_CHARACTERS = 80
+_DEEPEST = 64  # tables and lists in one another; no file of ours needs more than six
+_INTEGERS = range(-(2**63), 2**63)  # what TOML promises; Python would read more, and fail to show them
 
 
 class Table(BaseModel):
@@ -49,16 +52,50 @@ def read_toml(path: Path, shape: type[AnyTable]) -> AnyTable:
     """The tables of a TOML file in the given shape.
 
     Raises:
-        InputError: The file is missing or no TOML (file and line), a key is unknown or missing, or a type is wrong.
+        InputError: The file is missing or no TOML (file and line), nested too deeply, a number is beyond 64 bits, a key
+            is unknown or missing, or a type is wrong.
     """
+    text = read_text(path)
     try:
-        data = tomllib.loads(read_text(path))
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(path, f"not TOML: {error}", "mend the syntax there") from None
+    except RecursionError:
+        raise _too_deep(path) from None
+    except ValueError:  # of int(), for thousands of digits
+        raise _too_large(path) from None
+    _check_bounds(path, data)
     try:
         return shape.model_validate(data)
     except ValidationError as error:
         raise _input_error(path, shape, data, error) from None
+
+
+def _check_bounds(path: Path, data: Any) -> None:
+    level = [data]
+    for _ in range(_DEEPEST):
+        if any(isinstance(value, int) and value not in _INTEGERS for value in level):
+            raise _too_large(path)
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [
+            each
+            for value in inner
+            if isinstance(value, Iterable) and not isinstance(value, str)
+            for each in value
+        ]
+        if not level:
+            return
+    raise _too_deep(path)
+
+
+def _too_deep(path: Path) -> InputError:
+    return InputError(
+        path, f"tables and lists stand more than {_DEEPEST} deep in one another", "take some out"
+    )
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(path, "a whole number is beyond 64 bits", "a number from -2^63 to 2^63 - 1")
 
 
 def _input_error(path: Path, shape: type[Table], data: dict[str, Any], error: ValidationError) -> InputError:
