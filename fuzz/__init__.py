@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads bytes from outside: `make fuzz`. What is found stays in regressions/ as a test."""
+"""Fuzzing of everything that reads bytes from outside: `make fuzz`. What once broke a reader stays in regressions/ as a test."""
