@@ -6,9 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 DATA ?= mnist
+# Executions of the decoder, and of each reader of files.
+FUZZ_RUNS ?= 1000000
+FUZZ_FILE_RUNS ?= 50000
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose clean
+.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose fuzz clean
 
 install: $(VENV)/installed
 
@@ -63,6 +66,12 @@ bench: install
 # Needs a Docker engine, as test-compose does.
 bench-compose: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/containers.py
+	$(BIN)/python benchmarks/tables.py
+
+# Coverage-guided fuzzing of everything that reads bytes from outside; planted bugs must be found.
+fuzz: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m fuzz.campaign --runs $(FUZZ_RUNS) --file-runs $(FUZZ_FILE_RUNS)
 	$(BIN)/python benchmarks/tables.py
 
 clean:

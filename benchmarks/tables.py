@@ -16,6 +16,14 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 POLICIES = ("alone", "uniform", "info-gain")
+READERS = {
+    "decoder": "decoder of frames",
+    "checkpoint": "checkpoints",
+    "peers": "`peers.toml` and its settings",
+    "graph-toml": "graphs, TOML",
+    "graph-graphml": "graphs, GraphML",
+    "graph-edges": "graphs, edge lists",
+}
 SOURCES = {"untrained": "D before its first step", "pixels": "raw pixels"}
 
 
@@ -116,6 +124,28 @@ def containers() -> str:
     return "\n".join(lines)
 
 
+def fuzz() -> str:
+    """Executions and crashes of every fuzzed reader."""
+    lines = [
+        "| what reads the bytes | executions | edges reached | kept inputs | failures |",
+        "|---|---|---|---|---|",
+    ]
+    for name, target in load("fuzz.json")["targets"].items():
+        lines.append(
+            f"| {READERS[name]} | {target['executions']:,} | {target['edges']} | {target['kept']} | {target['crashes']} |"
+        )
+    return "\n".join(lines)
+
+
+def fuzz_planted() -> str:
+    """After how many executions each planted bug was found."""
+    lines = ["| planted bug | found after, executions | limit |", "|---|---|---|"]
+    for name, bug in load("fuzz.json")["planted"].items():
+        found = f"{bug['executions']:,}" if bug["found"] else "not found"
+        lines.append(f"| {name} | {found} | {bug['limit']:,} |")
+    return "\n".join(lines)
+
+
 def load(name: str) -> Any:
     """A file of results/."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
@@ -124,6 +154,7 @@ def load(name: str) -> Any:
 DOCUMENTS = {
     "README.md": {"first-look": first_look, "node-costs": node_costs},
     "docs/docker.md": {"containers": containers},
+    "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
 }
 """Document -> marker -> what makes the table between its markers."""
 

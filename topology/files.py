@@ -27,7 +27,7 @@ from topology.graph import Graph, NodeSpec
 from topology.tables import Table, read_text, read_toml
 
 _EDGES_IN_A_LINE = 8
-# What networkx lets through, as fuzzing found it: it looks for no text, child or encoding before it uses them.
+# What networkx lets through: it does not look whether a text, a child or an encoding is there before it uses it.
 _GRAPHML_ERRORS = (
     ET.ParseError, nx.NetworkXException, ValueError, LookupError, TypeError, AttributeError, RecursionError,
 )  # fmt: skip
