@@ -203,8 +203,9 @@ def test_a_node_with_a_new_key_is_heard_again_and_the_old_key_is_not(tmp_path: P
         (tmp_path / "keys" / "node-2.key").unlink()
         save_keys(tmp_path / "keys" / "node-2.key", fresh)
         nodes[2] = NodeProcess(peers, 2)
-        wait_until(lambda: nodes[2].own_status().get("boot") == 2, what="node 2 back")
-        wait_until(lambda: nodes[1].status()["neighbors"]["2"]["boot"] == 2, what="node 2 heard again")
+        wait_until(lambda: nodes[2].own_status().get("starts") == 2, what="node 2 back")
+        boot = nodes[2].own_status()["boot"]
+        wait_until(lambda: nodes[1].status()["neighbors"]["2"]["boot"] == boot, what="node 2 heard again")
         wait_until(lambda: accepted(nodes[2], 1) > 1, what="node 1 heard under the new key")
 
 
