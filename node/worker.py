@@ -284,6 +284,7 @@ class Worker:
         extra = {
             "boot": self._identity.boot,
             "time_s": time.monotonic() - self._began_s,
+            "unix_s": time.time(),
             **self._traffic(),
             "resident_bytes": psutil.Process().memory_info().rss,
             **({"insecure": True} if self._identity.insecure else {}),
