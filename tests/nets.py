@@ -126,56 +126,6 @@ class RawPublisher:
         assert self.socket.recv() == b"\x01"
 
 
-class Relay:
-    """A TCP relay to one address that can pass bytes slowly, and keeps what the far end sent."""
-
-    def __init__(self, address: str, bytes_per_s: float = float("inf")) -> None:
-        self.target = address.removeprefix("tcp://").split(":")
-        self.listener = tcp.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.bytes_per_s = bytes_per_s
-        self.seen = bytearray()
-        self.stopped = threading.Event()
-        self.threads = [threading.Thread(target=self._accept)]
-
-    def __enter__(self) -> Self:
-        self.threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.listener.shutdown(tcp.SHUT_RDWR)
-        for thread in self.threads:
-            thread.join()
-        self.listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self.listener.accept()
-                far = tcp.create_connection((self.target[0], int(self.target[1])))
-                for source, sink, back in ((near, far, False), (far, near, True)):
-                    self.threads.append(threading.Thread(target=self._pump, args=(source, sink, back)))
-                    self.threads[-1].start()
-
-    def _pump(self, source: tcp.socket, sink: tcp.socket, back: bool) -> None:  # noqa: FBT001 - the direction
-        source.settimeout(0.05)
-        with contextlib.suppress(OSError), source:
-            while not self.stopped.is_set():
-                try:
-                    data = source.recv(1000)
-                except TimeoutError:
-                    continue
-                if not data:
-                    break
-                if back:
-                    self.seen += data
-                    self.stopped.wait(len(data) / self.bytes_per_s)
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(tcp.SHUT_RDWR)
-
-
 def pair(net: Net, **changes: Any) -> tuple[Link, Link]:
     """Node 1, which publishes, and its neighbour 2."""
     one = net.link(1, neighbor(2, free_address()), **changes)

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from harness import NodeProcess, started, wait_until, write_run
 from launcher.__main__ import main as dgan_launch
-from nets import DEADLINE_S, KEYS, Net, Relay, frame, free_address, neighbor, open_net, order, until
+from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, until
 from node.__main__ import main as dgan_node
 from node.check import examine
+from relay import Relay
 from topology.graph import complete
 from transport.errors import LocalError
 from transport.link import LinkSettings
@@ -53,12 +54,12 @@ def test_a_link_without_keys_is_insecure_only_if_that_is_said(changes: dict[str,
 def test_insecure_links_talk_and_what_they_say_can_be_read(net: Net) -> None:
     """A tap between them sees the frame: that is what is given up."""
     one = net.link(1, neighbor(2, free_address()), **INSECURE)
-    with Relay(one.address) as relay:
+    with Relay(one.address, record=True) as relay:
         two = net.link(2, neighbor(1, relay.address), **INSECURE)
         sent = frame(1, 0)
         one.publish(sent)
         assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
-        assert sent in bytes(relay.seen)
+        assert sent in relay.seen
 
 
 @pytest.mark.system

@@ -252,7 +252,7 @@ def test_what_crosses_the_wire_is_snapshots_and_none_of_it_is_plain(tmp_path: Pa
     text = peers.read_text(encoding="utf-8")
     address = next(line for line in text.splitlines() if line.startswith("address = ")).split('"')[1]
     port = int(address.rpartition(":")[2])
-    with Relay(("127.0.0.1", port)) as relay:
+    with Relay(f"tcp://127.0.0.1:{port}", record=True) as relay:
         relayed = text.replace(f'"{address}"', f'"{relay.address}"\nbind = "{address}"', 1)
         peers.write_text(relayed, encoding="utf-8")
         with started(peers, 1, 2, 3) as nodes:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import zmq
 
-from nets import DEADLINE_S, KEYS, Net, Relay, frame, free_address, neighbor, open_net, order, pair, until
+from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, pair, until
+from relay import Relay
 from transport.errors import LocalError
 from transport.link import Link, LinkSettings
 
@@ -218,12 +219,12 @@ def test_an_address_that_cannot_be_bound_is_one_line(net: Net, bind: str | None,
 def test_nothing_plain_crosses_the_wire(net: Net) -> None:
     """A tap between two nodes sees as many bytes as the frame has, and none of its tensors or of its header."""
     one = net.link(1, neighbor(2, free_address()))
-    with Relay(one.address) as relay:
+    with Relay(one.address, record=True) as relay:
         two = net.link(2, neighbor(1, relay.address))
         sent = frame(1, 0)
         one.publish(sent)
         assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
-        seen = bytes(relay.seen)
+        seen = relay.seen
     assert len(sent) < len(seen) < len(sent) + 2000
     plain = {sent[start : start + 8] for start in range(0, len(sent), 8)} - {bytes(8)}
     assert not any(piece in seen for piece in plain)

@@ -14,7 +14,6 @@ from nets import (
     SCHEMA,
     Net,
     RawPublisher,
-    Relay,
     frame,
     free_address,
     neighbor,
@@ -23,6 +22,7 @@ from nets import (
     pair,
     until,
 )
+from relay import Relay, Weather
 from transport.link import Link
 from transport.wire import Expected
 
@@ -149,7 +149,8 @@ def test_a_silent_connection_is_built_anew(net: Net) -> None:
 def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
     """A frame that takes twice the time allowed for silence arrives all the same."""
     one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
-    with Relay(one.address, bytes_per_s=33_000) as relay:
+    with Relay(one.address) as relay:
+        relay.weather = Weather(bytes_per_s=33_000)
         two = net.link(2, neighbor(1, relay.address), republish_s=0.1)
         one.publish(frame(1, 0))
         start_s = time.monotonic()
