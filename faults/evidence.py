@@ -1,0 +1,174 @@
+"""Reads what a run left behind: metrics, logs, checkpoints, and the samples and journal of the lab. Injects nothing.
+
+Times are seconds since 1970 of the one machine that all nodes of a fault run share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from faults.verdicts import Observation
+from node.checkpoint import load_newest
+
+MB = 1e6
+GAP_S = 2.0
+SPARE_BYTES = 64 * MB
+_LOUD = ("Traceback", "Assertion failed", "Segmentation fault", "core dumped")
+
+
+class NodeEvidence:
+    """What one node left behind, over all of its starts.
+
+    Args:
+        directory: The node's own.
+        samples: The lab's lines about this node's processes.
+    """
+
+    def __init__(self, directory: Path, samples: list[dict[str, Any]]) -> None:
+        self.directory = directory
+        self.samples = samples
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_lines(self.directory / "metrics.jsonl")
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl, with the time as `unix_s`."""
+        lines = read_lines(self.directory / "log.jsonl")
+        return [line | {"unix_s": datetime.fromisoformat(line["timestamp"]).timestamp()} for line in lines]
+
+    def told(self, event: str, since_s: float = -math.inf, **fields: Any) -> list[dict[str, Any]]:
+        """Lines of the log about an event, with these fields, from a time on."""
+        return [
+            line
+            for line in self.log
+            if line["event"] == event
+            and line["unix_s"] >= since_s
+            and all(line.get(key) == value for key, value in fields.items())
+        ]
+
+    def used(self, neighbor: int) -> list[tuple[float, float]]:
+        """(when, when it had arrived) of each use of a neighbour's snapshot that a line of metrics tells of."""
+        return [
+            (line["unix_s"], line["unix_s"] - line["age_s"][str(neighbor)])
+            for line in self.metrics
+            if str(neighbor) in line["age_s"]
+        ]
+
+    def heard_after(self, neighbor: int, since_s: float) -> float:
+        """Seconds from `since_s` to the arrival of the first snapshot of a neighbour after it; NaN for never."""
+        later = [arrived for _, arrived in self.used(neighbor) if arrived >= since_s]
+        return min(later) - since_s if later else math.nan
+
+    def longest_gap_s(self, since_s: float, until_s: float = math.inf) -> float:
+        """Longest time without a cycle within one start, beyond a cycle of median length; NaN where nothing is told."""
+        lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]
+        steps = [
+            (after["time_s"] - before["time_s"], after["cycle"] - before["cycle"])
+            for before, after in pairwise(lines)
+            if before["boot"] == after["boot"]
+        ]
+        if not steps:
+            return math.nan
+        cycle_s = median(seconds / cycles for seconds, cycles in steps)
+        return max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps))
+
+    def resident_growth_bytes(self, since_s: float) -> float:
+        """Largest resident memory after `since_s` above the last before it, over processes that stood at that time."""
+        before: dict[int, int] = {}
+        grown = [0.0]
+        for sample in self.samples:
+            if sample["unix_s"] < since_s:
+                before[sample["pid"]] = sample["resident_bytes"]
+            elif sample["pid"] in before:
+                grown.append(sample["resident_bytes"] - before[sample["pid"]])
+        return max(grown)
+
+    def outbursts(self) -> int:
+        """Lines of the console that tell of an error that nobody caught."""
+        console = self.directory / "console.log"
+        text = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
+        return sum(text.count(words) for words in _LOUD)
+
+    def saved_cycles(self) -> list[int]:
+        """The cycle of every checkpoint that the node said it had saved, in the order in which it said so."""
+        return [int("".join(filter(str.isdigit, line["path"]))) for line in self.told("checkpoint saved")]
+
+    def snapshot_bytes(self) -> int:
+        """Size of the weights that the node sends."""
+        weights = load_newest(self.directory).part("discriminator")
+        return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+    def lost_cycles(self) -> float:
+        """How far the newest checkpoint that loads is behind the newest that was ever saved."""
+        return max([0, *self.saved_cycles()]) - load_newest(self.directory).meta.cycle
+
+
+class Evidence:
+    """What a whole run left behind.
+
+    Args:
+        folder: The run directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = read_lines(folder / "journal.jsonl")
+        samples = read_lines(folder / "samples.jsonl")
+        self.nodes = {
+            int(path.name): NodeEvidence(path, [s for s in samples if s["node"] == int(path.name)])
+            for path in sorted((folder / "nodes").iterdir(), key=lambda path: int(path.name))
+        }
+        self.launcher = NodeEvidence(folder, [s for s in samples if s["node"] == "launcher"])
+
+    def __getitem__(self, node: int) -> NodeEvidence:
+        return self.nodes[node]
+
+    def done(self, what: str) -> list[dict[str, Any]]:
+        """The journal's lines about a deed."""
+        return [line for line in self.journal if line["what"] == what]
+
+    def invariants(self, honest: Iterable[int], since_s: float, degree: int) -> list[Observation]:
+        """What must hold in every row.
+
+        Args:
+            honest: Nodes to which nothing was done.
+            since_s: When the fault began.
+            degree: Most neighbours of a node.
+        """
+        nodes = [self.nodes[node] for node in honest]
+        room = (degree + 2) * max(node.snapshot_bytes() for node in nodes) + SPARE_BYTES
+        gaps = [node.longest_gap_s(since_s) for node in nodes]
+        grown = [node.resident_growth_bytes(since_s) for node in nodes]
+        return [
+            Observation("longest pause of an honest node beyond a cycle", worst(gaps), GAP_S, "s"),
+            Observation("resident memory above that before", max(grown) / MB, room / MB, "MB"),
+            Observation("uncaught errors", sum(node.outbursts() for node in self.nodes.values()), 0),
+            Observation("saved cycles lost", max(node.lost_cycles() for node in self.nodes.values()), 0),
+        ]
+
+
+def worst(values: Iterable[float]) -> float:
+    """The largest; NaN where one is NaN or there is none."""
+    found = list(values)
+    return math.nan if not found or any(map(math.isnan, found)) else max(found)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; without those that a kill has torn, as any reader of them must do."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found

@@ -1,0 +1,266 @@
+"""Row 20: a run of `dgan-launch run` to which something happens every few seconds, drawn from a seed.
+
+Node 1 is never killed or paused: what it suffers comes from its neighbours and from its network. So its process lives
+as long as the soak, and its memory, descriptors and threads show whether anything is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import zmq
+
+from faults.evidence import MB, Evidence, NodeEvidence, worst
+from faults.lab import Sampler, journal, status_of
+from faults.verdicts import Observation, Setting
+from harness import free_ports
+from relay import FINE, Relay, Weather
+from topology.files import write_graph
+from topology.graph import NodeSpec, ring
+from transport.keys import make_keys
+
+NODES = 4
+SPARED = 1
+FRESH_S = 5.0
+GROWTH_BYTES = 8 * MB
+_QUIET_S = 4.0
+_KILLS_APART_S = 80.0  # the launcher gives up a node after five restarts in five minutes
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15 + 1 + 31)
+_SETTINGS = ("checkpoint.every_s=3", "checkpoint.every_epochs=1000000", "output.samples_every_epochs=1000000",
+             "exchange.republish_s=0.5", "cooperation.consider_probability=1", "epochs=10000000")  # fmt: skip
+
+
+class Soak:
+    """The run and what is done to it.
+
+    Args:
+        folder: The run directory to make.
+        seed: Of every choice.
+        quick: Whether to leave little time between the deeds.
+    """
+
+    def __init__(self, folder: Path, seed: int, *, quick: bool) -> None:
+        self.folder = folder
+        self._random = random.Random(seed)
+        self._pause_s = (0.2, 1.0) if quick else (1.0, 6.0)
+        self._longest_s = 2.0 if quick else 8.0
+        self._port = free_ports(NODES + 1)
+        self._relays: dict[int, Relay] = {}
+        self._killed: dict[int, tuple[float, int]] = {}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The launcher with all nodes at work."""
+        with contextlib.ExitStack() as stack:
+            specs = []
+            for spec in ring(NODES).nodes:
+                bind = f"tcp://127.0.0.1:{self._port + spec.id}"
+                self._relays[spec.id] = stack.enter_context(Relay(bind, seed=spec.id))
+                specs.append(NodeSpec(spec.id, self._relays[spec.id].address, bind))
+            self.folder.mkdir(parents=True)
+            graph = self.folder.with_suffix(".toml")
+            graph.write_text(write_graph(replace(ring(NODES), nodes=tuple(specs))), encoding="utf-8")
+            words = ["run", str(graph), "--policy", "info-gain", "--run-dir", str(self.folder)]
+            for setting in _SETTINGS:
+                words += ["--set", setting]
+            console = stack.enter_context(self.folder.with_suffix(".log").open("wb"))
+            launcher = subprocess.Popen(
+                [sys.executable, "-m", "launcher", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+            )
+            try:
+                self._wait_for_all()
+                with Sampler(self.folder, launcher.pid):
+                    time.sleep(_QUIET_S)
+                    yield launcher
+            finally:
+                if launcher.poll() is None:
+                    launcher.kill()  # the nodes see it and end
+                launcher.wait()
+
+    def _wait_for_all(self) -> None:
+        deadline_s = time.monotonic() + 120
+        while not all(self._status(node).get("cycle", 0) > 0 for node in self._relays):
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the nodes did not start: {self.folder.with_suffix('.log')}")
+            time.sleep(0.1)
+
+    def harass(self, seconds: float) -> None:
+        """Does one thing after another, until the time is up."""
+        deeds: list[Callable[[int], None]] = [
+            self._kill, self._pause, self._cut, self._silence, self._bad_weather, self._flip, self._garbage, self._idle,
+            self._stranger, self._reload,
+        ]  # fmt: skip
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            deed, node = self._random.choice(deeds), self._random.choice(sorted(self._relays))
+            deed(node)
+            time.sleep(self._random.uniform(*self._pause_s))
+
+    def calm(self) -> float:
+        """Fine weather; returns since when."""
+        for relay in self._relays.values():
+            relay.weather = FINE
+        return journal(self.folder, "calm")
+
+    def _status(self, node: int) -> dict[str, Any]:
+        return status_of(self.folder / "nodes" / str(node))
+
+    def _signal(self, node: int, number: signal.Signals) -> None:
+        pid = self._status(node)["pid"]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def _for_a_while(self) -> None:
+        time.sleep(self._random.uniform(0.5, self._longest_s))
+
+    # Deeds -----------------------------------------------------------------------------------------------------------
+
+    def _kill(self, node: int) -> None:
+        killed_s, cycle = self._killed.get(node, (-_KILLS_APART_S, -1))
+        now = self._status(node).get("cycle", 0)
+        if node == SPARED or time.monotonic() - killed_s < _KILLS_APART_S or now <= cycle:
+            return
+        self._killed[node] = time.monotonic(), now
+        journal(self.folder, "kill", node=node)
+        self._signal(node, signal.SIGKILL)
+
+    def _pause(self, node: int) -> None:
+        if node == SPARED:
+            return
+        journal(self.folder, "pause", node=node)
+        self._signal(node, signal.SIGSTOP)
+        self._for_a_while()
+        self._signal(node, signal.SIGCONT)
+
+    def _cut(self, node: int) -> None:
+        journal(self.folder, "cut", node=node)
+        self._relays[node].cut()
+
+    def _silence(self, node: int) -> None:
+        self._weather(node, Weather(silent=True))
+
+    def _bad_weather(self, node: int) -> None:
+        self._weather(node, Weather(delay_s=0.2, jitter_s=0.1, slice_bytes=self._random.choice([1000, 7])))
+
+    def _flip(self, node: int) -> None:
+        self._weather(node, Weather(flip_every_bytes=20_000))
+
+    def _weather(self, node: int, weather: Weather) -> None:
+        journal(self.folder, "weather", node=node, weather=str(weather))
+        self._relays[node].weather = weather
+        self._for_a_while()
+        self._relays[node].weather = FINE
+
+    def _garbage(self, node: int) -> None:
+        journal(self.folder, "garbage", node=node)
+        for prefix in (b"", _GREETING):
+            with contextlib.suppress(OSError), self._connected(node) as connection:
+                connection.sendall(prefix + self._random.randbytes(10_000))
+
+    def _idle(self, node: int) -> None:
+        journal(self.folder, "idle connections", node=node)
+        with contextlib.ExitStack() as stack:
+            for _ in range(50):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(self._connected(node))
+            self._for_a_while()
+
+    def _stranger(self, node: int) -> None:
+        journal(self.folder, "stranger", node=node)
+        keys = make_keys()
+        with zmq.Context() as context, context.socket(zmq.SUB) as stranger:
+            stranger.linger = 0
+            stranger.curve_publickey, stranger.curve_secretkey = keys.public.encode(), keys.secret.encode()
+            stranger.curve_serverkey = make_keys().public.encode()
+            stranger.subscribe(b"")
+            stranger.connect(f"tcp://127.0.0.1:{self._port + node}")
+            self._for_a_while()
+
+    def _reload(self, node: int) -> None:
+        journal(self.folder, "SIGHUP", node=node)
+        self._signal(node, signal.SIGHUP)
+
+    def _connected(self, node: int) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self._port + node), timeout=1)
+
+
+def run(setting: Setting) -> list[Observation]:
+    """The soak, and what it shows."""
+    soak = Soak(setting.folder / "run", setting.seed, quick=setting.quick)
+    with soak.running() as launcher:
+        began_s = journal(soak.folder, "begin", seed=setting.seed)
+        soak.harass(setting.soak_s)
+        calm_s = soak.calm()
+        time.sleep(2 * FRESH_S + 2)
+        ended_s = journal(soak.folder, "end")
+        launcher.send_signal(signal.SIGTERM)
+        code = launcher.wait(60)
+    return judge(soak.folder, began_s, calm_s, ended_s, code)
+
+
+def judge(folder: Path, began_s: float, calm_s: float, ended_s: float, code: int) -> list[Observation]:
+    """What the logs of a soak say."""
+    evidence, edges = Evidence(folder), ring(NODES)
+    kills = evidence.done("kill")
+    returns = [_return(evidence[kill["node"]], kill["unix_s"]) for kill in kills]
+    fresh = [
+        evidence[node].heard_after(neighbor, calm_s)
+        for node in edges.ids
+        for neighbor in edges.neighbors(node)
+    ]
+    return [
+        Observation("deeds", len(evidence.journal) - 3, 1, at_least=True),
+        Observation("kills", len(kills), 1, at_least=True),
+        Observation("kills after which the node did not resume from its newest checkpoint", returns.count(False), 0),
+        Observation("a snapshot on every edge after the last deed", worst(fresh), 2 * FRESH_S, "s"),
+        *_flat("node 1", evidence[SPARED], began_s, ended_s),
+        *_flat("launcher", evidence.launcher, began_s, ended_s),
+        Observation("launcher's exit status is not that of a clean stop", float(code != 128 + signal.SIGTERM), 0),
+        *evidence.invariants([SPARED], began_s, degree=2),
+    ]  # fmt: skip
+
+
+def _return(node: NodeEvidence, killed_s: float) -> bool:
+    """Whether a killed node came back with all that it had saved."""
+    saved = [
+        cycle
+        for cycle, line in zip(node.saved_cycles(), node.told("checkpoint saved"), strict=True)
+        if line["unix_s"] < killed_s
+    ]
+    back = node.told("node ready", killed_s)
+    return bool(back) and back[0]["cycle"] >= max([0, *saved])
+
+
+def _flat(who: str, node: NodeEvidence, began_s: float, ended_s: float) -> list[Observation]:
+    """Memory at the end beside that after the first fifth; descriptors and threads at the end beside the beginning."""
+
+    def middle(what: str, start_s: float, seconds: float) -> float:
+        return median([s[what] for s in node.samples if start_s <= s["unix_s"] <= start_s + seconds])
+
+    fifth_s = (ended_s - began_s) / 5
+    grown = middle("resident_bytes", ended_s - fifth_s, fifth_s) - middle(
+        "resident_bytes", began_s + fifth_s, fifth_s
+    )
+    counts = {
+        what: middle(what, ended_s - _QUIET_S, _QUIET_S) - middle(what, began_s - _QUIET_S, _QUIET_S)
+        for what in ("descriptors", "threads")
+    }
+    return [
+        Observation(f"growth of {who}'s resident memory", grown / MB, GROWTH_BYTES / MB, "MB"),
+        *(Observation(f"growth of {who}'s {what}", grown, 0) for what, grown in counts.items()),
+    ]
