@@ -9,9 +9,12 @@ DATA ?= mnist
 # Executions of the decoder, and of each reader of files.
 FUZZ_RUNS ?= 1000000
 FUZZ_FILE_RUNS ?= 50000
+# Length of the soak among the faults, in seconds, and where the table of faults goes.
+SOAK_S ?= 120
+FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose fuzz clean
+.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -72,6 +75,11 @@ bench-compose: install
 fuzz: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/python -m fuzz.campaign --runs $(FUZZ_RUNS) --file-runs $(FUZZ_FILE_RUNS)
+	$(BIN)/python benchmarks/tables.py
+
+# What docs/reliability.md promises, done to real nodes: about half an hour, and SOAK_S=7200 for the long soak.
+faults: install
+	PYTHONPATH=tests $(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --output $(FAULTS)
 	$(BIN)/python benchmarks/tables.py
 
 clean:

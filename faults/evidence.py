@@ -81,8 +81,8 @@ class NodeEvidence:
         ]
         if not steps:
             return math.nan
-        cycle_s = median(seconds / cycles for seconds, cycles in steps)
-        return max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps))
+        cycle_s = median([seconds / cycles for seconds, cycles in steps])
+        return float(max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps)))
 
     def resident_growth_bytes(self, since_s: float) -> float:
         """Largest resident memory after `since_s` above the last before it, over processes that stood at that time."""
@@ -112,7 +112,8 @@ class NodeEvidence:
 
     def lost_cycles(self) -> float:
         """How far the newest checkpoint that loads is behind the newest that was ever saved."""
-        return max([0, *self.saved_cycles()]) - load_newest(self.directory).meta.cycle
+        saved = self.saved_cycles()
+        return max(saved) - load_newest(self.directory).meta.cycle if saved else 0
 
 
 class Evidence:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import psutil
 from faults.evidence import Evidence, NodeEvidence
 from harness import write_run
 from relay import Relay
+from topology.files import write_graph
 from topology.graph import Graph
 from topology.peers import dump_peers, read_peers
 
@@ -33,6 +34,7 @@ SETTINGS: Mapping[str, Any] = {
     "output": {"metrics_every_cycles": 1, "samples_every_epochs": 10_000_000},
 }
 """Every cycle considers the neighbours and writes a line of metrics: so the lines tell when a snapshot arrived."""
+_START_S = 120.0
 NODE = (sys.executable, "-m", "node")
 
 
@@ -215,6 +217,43 @@ class Lab:
             trains = lambda n=node, f=first: self.status(n).get("cycle", 0) >= f + cycles  # type: ignore[misc]  # noqa: E731
             if not self.wait(f"node {node} trains", trains):
                 raise RuntimeError(f"node {node} does not train: {self.folder}/nodes/{node}/console.log")
+
+
+@contextlib.contextmanager
+def launched(
+    folder: Path, graph: Graph, settings: Iterable[str] = (), *, wait: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`dgan-launch run` in a fresh run directory, its words in a file beside it, with all nodes at work unless told otherwise.
+
+    Raises:
+        RuntimeError: The nodes do not start.
+    """
+    folder.mkdir(parents=True)
+    file = folder.with_suffix(".toml")
+    file.write_text(write_graph(graph), encoding="utf-8")
+    words = [
+        "run", str(file), "--policy", "info-gain", "--run-dir", str(folder), *(w for s in settings for w in ("--set", s))
+    ]  # fmt: skip
+    with folder.with_suffix(".log").open("wb") as console:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "launcher", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+        )
+    try:
+        deadline_s = time.monotonic() + _START_S
+        nodes = [folder / "nodes" / str(node) for node in graph.ids] if wait else []
+        while not ((folder / "run.json").exists() and all(status_of(n).get("cycle", 0) > 0 for n in nodes)):
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the nodes did not start: {folder.with_suffix('.log')}")
+            time.sleep(0.1)
+        with Sampler(folder, launcher.pid):
+            yield launcher
+    finally:
+        if launcher.poll() is None:
+            launcher.kill()  # the nodes see it and end
+        launcher.wait()
 
 
 def journal(folder: Path, what: str, **fields: Any) -> float:

@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,11 +22,10 @@ from typing import Any
 import zmq
 
 from faults.evidence import MB, Evidence, NodeEvidence, worst
-from faults.lab import Sampler, journal, status_of
+from faults.lab import journal, launched, status_of
 from faults.verdicts import Observation, Setting
 from harness import free_ports
 from relay import FINE, Relay, Weather
-from topology.files import write_graph
 from topology.graph import NodeSpec, ring
 from transport.keys import make_keys
 
@@ -69,35 +67,10 @@ class Soak:
                 bind = f"tcp://127.0.0.1:{self._port + spec.id}"
                 self._relays[spec.id] = stack.enter_context(Relay(bind, seed=spec.id))
                 specs.append(NodeSpec(spec.id, self._relays[spec.id].address, bind))
-            self.folder.mkdir(parents=True)
-            graph = self.folder.with_suffix(".toml")
-            graph.write_text(write_graph(replace(ring(NODES), nodes=tuple(specs))), encoding="utf-8")
-            words = ["run", str(graph), "--policy", "info-gain", "--run-dir", str(self.folder)]
-            for setting in _SETTINGS:
-                words += ["--set", setting]
-            console = stack.enter_context(self.folder.with_suffix(".log").open("wb"))
-            launcher = subprocess.Popen(
-                [sys.executable, "-m", "launcher", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-            )
-            try:
-                self._wait_for_all()
-                with Sampler(self.folder, launcher.pid):
-                    time.sleep(_QUIET_S)
-                    yield launcher
-            finally:
-                if launcher.poll() is None:
-                    launcher.kill()  # the nodes see it and end
-                launcher.wait()
-
-    def _wait_for_all(self) -> None:
-        deadline_s = time.monotonic() + 120
-        while not all(self._status(node).get("cycle", 0) > 0 for node in self._relays):
-            if time.monotonic() > deadline_s:
-                raise RuntimeError(f"the nodes did not start: {self.folder.with_suffix('.log')}")
-            time.sleep(0.1)
+            graph = replace(ring(NODES), nodes=tuple(specs))
+            launcher = stack.enter_context(launched(self.folder, graph, _SETTINGS))
+            time.sleep(_QUIET_S)
+            yield launcher
 
     def harass(self, seconds: float) -> None:
         """Does one thing after another, until the time is up."""

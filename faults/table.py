@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from faults import soak
+from faults import checkpoints, processes, soak
 from faults.verdicts import Row
 
 ROWS = (
+    Row(1, "crash", "`kill -9` of a node at a random moment, 50 times", processes.crash),
+    Row(2, "kill during a save", "`kill -9` at each of 21 steps of a save", checkpoints.save, quick=True),
+    Row(3, "torn checkpoint", "cut or a bit flipped, 400 times, and 3 times before a start", checkpoints.torn),
+    Row(4, "disk full", "a disk of 3 MB is filled, and has room again", checkpoints.full, checkpoints.no_small_disk),
+    Row(5, "stop", "SIGTERM at a random moment, 20 times; twice in mid-cycle", processes.stop),
+    Row(6, "hang", "SIGSTOP, after 60 s SIGCONT", processes.hang, quick=True),
+    Row(7, "late joiner", "the last of three nodes starts 60 s after the others", processes.late),
+    Row(8, "start order", "five nodes on a ring in 20 orders", processes.order),
+    Row(17, "clock", "a day ahead, a day behind, a start with it a day behind", processes.clock),
+    Row(18, "launcher killed", "`kill -9` of the launcher", processes.orphans, quick=True),
+    Row(19, "port, id or directory taken", "another socket, another process, one id twice", processes.refused),
     Row(20, "soak", "random faults, one after another, from a printed seed", soak.run, quick=True),
 )  # fmt: skip
