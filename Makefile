@@ -79,7 +79,7 @@ fuzz: install
 
 # What docs/reliability.md promises, done to real nodes: about half an hour, and SOAK_S=7200 for the long soak.
 faults: install
-	PYTHONPATH=tests $(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --output $(FAULTS)
+	PYTHONPATH=tests $(BIN)/python -m faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --output $(FAULTS)
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the project's is not
+
+from faults.verdicts import observation  # noqa: E402 - needs the path
+
 RESULTS = ROOT / "results"
 POLICIES = ("alone", "uniform", "info-gain")
 READERS = {
@@ -146,6 +150,21 @@ def fuzz_planted() -> str:
     return "\n".join(lines)
 
 
+def faults(name: str) -> str:
+    """Every fault, what was done, what was seen beside its limit."""
+    lines = ["| # | fault | injected | observed (limit) | |", "|---|---|---|---|---|"]
+    for row in load(name)["rows"]:
+        if "skipped" in row:
+            seen, verdict = row["skipped"], "skipped"
+        else:
+            seen = "<br>".join(str(observation(each)) for each in row["observed"])
+            verdict = "pass" if row["passed"] else "**fail**"
+        lines.append(f"| {row['row']} | {row['fault']} | {row['injected']} | {seen} | {verdict} |")
+    done = load(name)
+    passed = sum(bool(row.get("passed")) for row in done["rows"])
+    return "\n".join([*lines, "", f"{passed} of {len(done['rows'])} pass; seed {done['seed']}."])
+
+
 def load(name: str) -> Any:
     """A file of results/."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
@@ -154,6 +173,10 @@ def load(name: str) -> Any:
 DOCUMENTS = {
     "README.md": {"first-look": first_look, "node-costs": node_costs},
     "docs/docker.md": {"containers": containers},
+    "docs/reliability.md": {
+        "faults": lambda: faults("faults.json"),
+        "soak": lambda: faults("soak.json"),
+    },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
 }
 """Document -> marker -> what makes the table between its markers."""

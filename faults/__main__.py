@@ -71,7 +71,7 @@ def lines(done: dict[str, Any]) -> str:
 
 def _result(options: argparse.Namespace, done: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "command": f"make faults SEED={options.seed} SOAK_S={options.soak_s:g}",
+        "command": f"make faults ROWS={','.join(str(row['row']) for row in done)} SEED={options.seed} SOAK_S={options.soak_s:g}",
         "seed": options.seed,
         "soak_s": options.soak_s,
         "python": platform.python_version(),

@@ -1,0 +1,149 @@
+"""The checker of the fault run: from lines of logs to figures, among them those that must not pass."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.__main__ import lines, record
+from faults.evidence import MB, Evidence, NodeEvidence, read_lines, worst
+from faults.verdicts import Observation, Row, Setting, as_json, observation
+from node.checkpoint import load_newest
+
+
+def write(path: Path, *records: dict[str, Any]) -> None:
+    """JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+
+
+def cycle(number: int, at_s: float, boot: int = 1, **age_s: float) -> dict[str, Any]:
+    """A line of metrics, one cycle each."""
+    ages = {name.removeprefix("n"): age for name, age in age_s.items()}
+    return {"cycle": number, "boot": boot, "time_s": at_s, "unix_s": 1000 + at_s, "age_s": ages}
+
+
+def sample(at_s: float, megabytes: float, pid: int = 7) -> dict[str, Any]:
+    """A line of samples."""
+    return {"unix_s": 1000 + at_s, "pid": pid, "resident_bytes": megabytes * MB}
+
+
+def test_a_limit_is_kept_at_its_value_and_what_never_happened_passes_nothing() -> None:
+    """Upper and lower limits; NaN stands for never."""
+    assert Observation("x", 5, 5).passed
+    assert not Observation("x", 5.1, 5).passed
+    assert Observation("x", 5, 5, at_least=True).passed
+    assert not Observation("x", 4, 5, at_least=True).passed
+    assert not Observation("x", math.nan, 5).passed
+    assert not Observation("x", math.nan, 5, at_least=True).passed
+    assert str(Observation("fresh", math.nan, 5, "s")) == "fresh: never s (<= 5)"
+
+
+def test_a_snapshot_counts_from_its_arrival_not_from_its_use(tmp_path: Path) -> None:
+    """What arrived before the time asked for is old, however late it is used."""
+    write(
+        tmp_path / "metrics.jsonl",
+        cycle(1, 1, n2=0.5),
+        cycle(2, 4, n2=3.5),
+        cycle(3, 6, n2=0.25),
+        cycle(4, 9, n3=1),
+    )
+    node = NodeEvidence(tmp_path, [])
+    assert node.used(2) == [(1001, 1000.5), (1004, 1000.5), (1006, 1005.75)]
+    assert node.heard_after(2, 1003) == pytest.approx(2.75)
+    assert math.isnan(node.heard_after(2, 1006))
+    assert math.isnan(node.heard_after(4, 0))
+
+
+def test_a_pause_is_what_exceeds_a_cycle_within_one_start(tmp_path: Path) -> None:
+    """The time between two starts is no pause; a window of several cycles is measured by its cycles."""
+    write(
+        tmp_path / "metrics.jsonl",
+        *(cycle(n, n * 0.1) for n in range(10)),
+        cycle(10, 4.0),
+        cycle(11, 4.1),
+        cycle(31, 6.1),
+        cycle(32, 90.0, boot=2),
+    )
+    node = NodeEvidence(tmp_path, [])
+    assert node.longest_gap_s(0) == pytest.approx(3.0)
+    assert node.longest_gap_s(1004.05) == pytest.approx(0.0)
+    assert math.isnan(node.longest_gap_s(1050))
+
+
+def test_memory_is_compared_within_one_process(tmp_path: Path) -> None:
+    """With its last sample before the time; a process that came later has nothing to be compared with."""
+    node = NodeEvidence(
+        tmp_path, [sample(0, 90), sample(1, 100), sample(3, 130), sample(4, 110), sample(5, 500, pid=8)]
+    )
+    assert node.resident_growth_bytes(1002) == 30 * MB
+    assert node.resident_growth_bytes(1006) == 0
+
+
+def test_an_uncaught_error_is_found_on_the_console(tmp_path: Path) -> None:
+    """Python's and libzmq's; a node without a console has none."""
+    assert NodeEvidence(tmp_path, []).outbursts() == 0
+    (tmp_path / "console.log").write_text(
+        "Traceback (most recent call last):\n...\nAssertion failed: !_more\n", encoding="utf-8"
+    )
+    assert NodeEvidence(tmp_path, []).outbursts() == 2
+
+
+def test_a_promised_checkpoint_that_is_gone_is_a_loss(
+    tmp_path: Path, make_toy_run: Callable[..., Path]
+) -> None:
+    """The log's promise beside what loads; without a promise nothing can be lost."""
+    run = make_toy_run(tmp_path / "run")
+    number, node = min(Evidence(run).nodes.items())
+    assert node.lost_cycles() == 0
+    cycle = load_newest(node.directory).meta.cycle
+    line = {"event": "checkpoint saved", "timestamp": "2026-01-01T00:00:00Z"}
+    names = [f"cycle-{cycle + more:08d}.safetensors" for more in (0, 7)]
+    write(node.directory / "log.jsonl", *(line | {"path": name} for name in names))
+    assert Evidence(run)[number].lost_cycles() == 7
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    """In the middle too, where the node was killed and started again."""
+    (tmp_path / "x").write_text('{"a": 1}\n{"a": \n{"a": 2}\n{"a', encoding="utf-8")
+    assert read_lines(tmp_path / "x") == [{"a": 1}, {"a": 2}]
+    assert read_lines(tmp_path / "absent") == []
+
+
+def test_the_worst_of_nothing_is_nothing() -> None:
+    """So that a row whose events are missing does not pass."""
+    assert math.isnan(worst([]))
+    assert math.isnan(worst([1, math.nan]))
+    assert worst([1, 3, 2]) == 3
+
+
+def test_a_row_that_breaks_or_observes_nothing_does_not_pass(tmp_path: Path) -> None:
+    """And the table says what broke."""
+
+    def breaks(_setting: Setting) -> list[Observation]:
+        raise RuntimeError("no such node")
+
+    def setting(name: str) -> Setting:
+        return Setting(tmp_path / name, quick=True, seed=1, soak_s=1)
+
+    broken = record(Row(1, "crash", "something", breaks), setting("a"))
+    assert not broken["passed"]
+    assert "no such node" in lines(broken)
+    assert not record(Row(1, "crash", "something", lambda _: []), setting("b"))["passed"]
+    skipped = record(Row(1, "crash", "something", breaks, needs=lambda: "needs root"), setting("c"))
+    assert "SKIPPED, needs root" in lines(skipped)
+
+
+def test_a_row_survives_its_way_through_json() -> None:
+    """`never` too."""
+    row = Row(1, "crash", "something", lambda _: [])
+    done = json.loads(
+        json.dumps(as_json(row, [Observation("a", math.nan, 5, "s"), Observation("b", 1, 5)], 1.0))
+    )
+    assert not done["passed"]
+    assert [observation(each).passed for each in done["observed"]] == [False, True]
