@@ -32,6 +32,8 @@ _MINUTE_S, _HOUR_S = 60, 3600
 class _Heard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     age_s: float | None = None
+    refused: int = 0
+    last_refusal: str | None = None
 
 
 class Status(BaseModel):
@@ -159,7 +161,8 @@ class TableView:
         """Redraws the table, twice a second at most."""
         if last or now_s - self._drawn_s >= _TABLE_S:
             self._drawn_s = now_s
-            self._live.update(Group(table(rows), Text(summary(rows))), refresh=True)
+            lines = [*refusals(rows), summary(rows)]
+            self._live.update(Group(table(rows), *map(Text, lines)), refresh=True)
 
 
 @contextlib.contextmanager
@@ -175,7 +178,8 @@ def open_view(console: Console) -> Iterator[View]:
 def table(rows: Sequence[Row]) -> Table:
     """One line for each node.
 
-    `listens to` counts how often it learned from each neighbour; `age, s` tells how old their snapshots are.
+    `listens to` counts how often it learned from each neighbour; `age, s` tells how old their snapshots are; `refused`
+    counts the frames of each that were dropped, and `refusals` tells why.
     """
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("node", justify="right", no_wrap=True)
@@ -184,6 +188,7 @@ def table(rows: Sequence[Row]) -> Table:
         drawn.add_column(name, justify="right", no_wrap=True)
     drawn.add_column("listens to")
     drawn.add_column("age, s")
+    drawn.add_column("refused")
     drawn.add_column("restarts", justify="right", no_wrap=True)
     drawn.add_column("MB", justify="right", no_wrap=True)
     for row in rows:
@@ -205,6 +210,17 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{states}; {left}"
 
 
+def refusals(rows: Sequence[Row]) -> list[str]:
+    """Why each node last refused a frame of each of its neighbours, a line for each that it did."""
+    return [
+        f"node {row.node_id} refused: {one.last_refusal}"
+        for row in rows
+        if row.status is not None
+        for _, one in sorted(row.status.neighbors.items())
+        if one.last_refusal is not None
+    ]
+
+
 def node_line(row: Row) -> str:
     """One node as one plain line."""
     status = row.status
@@ -218,6 +234,8 @@ def node_line(row: Row) -> str:
         parts.append(f"listens to {_counts(status.chosen)}")
     if ages := _ages(status):
         parts.append(f"ages {ages} s")
+    if refused := _refused(status):
+        parts.append(f"refused {refused}")
     if row.restarts:
         parts.append(f"restarts {row.restarts}")
     parts.append(f"{_megabytes(status)} MB")
@@ -226,7 +244,7 @@ def node_line(row: Row) -> str:
 
 def _figures(status: Status | None, restarts: int) -> tuple[str, ...]:
     if status is None:
-        return (*[""] * 6, str(restarts), "")
+        return (*[""] * 7, str(restarts), "")
     return (
         f"{status.epoch}/{status.epochs}",
         _number(status.cycles_per_s, 1),
@@ -234,6 +252,7 @@ def _figures(status: Status | None, restarts: int) -> tuple[str, ...]:
         _number(status.g_loss, 3),
         _counts(status.chosen),
         _ages(status),
+        _refused(status),
         str(restarts),
         _megabytes(status),
     )
@@ -258,6 +277,10 @@ def _counts(chosen: Mapping[int, int]) -> str:
 def _ages(status: Status) -> str:
     heard = sorted(status.neighbors.items())
     return " ".join(f"{node_id}:{one.age_s:.1f}" for node_id, one in heard if one.age_s is not None)
+
+
+def _refused(status: Status) -> str:
+    return _counts({node_id: one.refused for node_id, one in status.neighbors.items() if one.refused})
 
 
 def _megabytes(status: Status) -> str:

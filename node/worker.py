@@ -286,6 +286,7 @@ class Worker:
             "time_s": time.monotonic() - self._began_s,
             "unix_s": time.time(),
             **self._traffic(),
+            "refused": self._refusals(),
             "resident_bytes": psutil.Process().memory_info().rss,
             **({"insecure": True} if self._identity.insecure else {}),
         }
@@ -317,6 +318,14 @@ class Worker:
             return dict.fromkeys(_TRAFFIC, 0)
         found = self._link.statistics()
         return {name: getattr(found, name) for name in _TRAFFIC}
+
+    def _refusals(self) -> dict[str, Mapping[str, int]]:
+        """Frames of each neighbour that were refused in this boot, by the name of the error; neighbours with none are left out."""
+        if self._link is None:
+            return {}
+        return {
+            str(j): seen.refusals for j, seen in self._link.statistics().neighbors.items() if seen.refusals
+        }
 
     def _neighbor_status(self) -> dict[str, dict[str, Any]]:
         if self._link is None:

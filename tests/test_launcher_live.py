@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launcher.live import PlainView, Row, Status, node_line, open_view, read_status, summary, table
+from launcher.live import (
+    PlainView,
+    Row,
+    Status,
+    node_line,
+    open_view,
+    read_status,
+    refusals,
+    summary,
+    table,
+)
 from launcher.supervisor import State
 
 FIELDS = {
@@ -68,6 +78,29 @@ def test_one_line_tells_all_of_a_node() -> None:
         "node 1 training: epoch 2/4, cycle 20/40, 4.0 cycles/s, D loss 0.500, G loss 1.250, "
         "listens to 2:7 5:3, ages 2:0.4 s, restarts 2, 363 MB"
     )
+
+
+def lying_neighbors() -> dict[str, object]:
+    """What a node says of one neighbour whose frames it refuses, and of one whose frames are right."""
+    words = "node 5 sent layer.weight with the value nan; every value there is finite"
+    return {
+        "2": FIELDS["neighbors"]["2"],  # type: ignore[index]
+        "5": {"age_s": 8.0, "refused": 1203, "last_refusal": words},
+    }
+
+
+def test_refused_frames_are_counted_and_the_reason_is_told() -> None:
+    """In the plain line the count, under the table the reason; nothing where nothing was refused."""
+    lied_to = row(neighbors=lying_neighbors())
+    assert "ages 2:0.4 5:8.0 s, refused 5:1203, 363 MB" in node_line(lied_to)
+    assert refusals([row(3), lied_to, Row(2, State.GAVE_UP, 5, None)]) == [
+        "node 1 refused: node 5 sent layer.weight with the value nan; every value there is finite"
+    ]
+    terminal = io.StringIO()
+    with open_view(Console(file=terminal, force_terminal=True, width=120)) as view:
+        view.update([lied_to], 0.0, last=True)
+    assert "5:1203" in terminal.getvalue()
+    assert "node 1 refused: node 5 sent layer.weight with the value nan" in terminal.getvalue()
 
 
 def test_the_table_shows_every_node() -> None:

@@ -91,6 +91,7 @@ def test_a_refused_frame_leaves_the_accepted_one(inbox: Inbox) -> None:
     assert isinstance(verdict.error, MismatchError)
     assert inbox.latest is before
     assert (inbox.refused, inbox.last_refusal) == (1, str(verdict.error))
+    assert inbox.refusals == {type(verdict.error).__name__: 1}
     assert isinstance(inbox.offer(frame(1, 2), 2), Accepted)
 
 

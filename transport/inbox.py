@@ -12,6 +12,7 @@ although seq begins anew. Times are the receiver's monotonic seconds, never anyt
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import xxhash
@@ -74,7 +75,7 @@ class Inbox:
         latest: The newest delivery; None before the first.
         accepted: Frames accepted.
         repeated: Frames that repeated the accepted one.
-        refused: Frames refused.
+        refusals: Frames refused, by the name of the error.
         last_refusal: Why the last refused one was, in one line.
     """
 
@@ -83,12 +84,17 @@ class Inbox:
         self.latest: Delivery | None = None
         self.accepted = 0
         self.repeated = 0
-        self.refused = 0
+        self.refusals: Counter[str] = Counter()
         self.last_refusal: str | None = None
         self._fingerprint = b""
         self._window_s = float("-inf")
         self._window_frames = 0
         self._quarantined_until_s = float("-inf")
+
+    @property
+    def refused(self) -> int:
+        """Frames refused, for whatever reason."""
+        return self.refusals.total()
 
     def offer(self, frame: bytes, now_s: float) -> Verdict:
         """Judges one frame that arrived at `now_s` (receiver's monotonic seconds)."""
@@ -100,7 +106,7 @@ class Inbox:
 
     def refuse(self, error: RemoteError) -> Refused:
         """Counts a refusal that was decided without looking at a whole frame."""
-        self.refused += 1
+        self.refusals[type(error).__name__] += 1
         self.last_refusal = str(error)
         return Refused(error)
 

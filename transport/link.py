@@ -240,7 +240,7 @@ class Link:
             subscription.neighbor.id: NeighborStatistics(
                 accepted=subscription.inbox.accepted,
                 repeated=subscription.inbox.repeated,
-                refused=subscription.inbox.refused,
+                refusals=dict(subscription.inbox.refusals),
                 rebuilds=subscription.rebuilds,
                 last_refusal=subscription.inbox.last_refusal,
                 heard_s=delivery.heard_s if (delivery := subscription.inbox.latest) else None,

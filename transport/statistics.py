@@ -13,7 +13,7 @@ class NeighborStatistics:
     Attributes:
         accepted: Snapshots accepted.
         repeated: Frames that brought the accepted snapshot once more.
-        refused: Frames refused.
+        refusals: Frames refused, by the name of the error.
         rebuilds: How often the connection had to be built anew.
         last_refusal: Why the last refused frame was, in one line.
         heard_s: When the accepted snapshot or its repeat came last, receiver's monotonic seconds.
@@ -22,11 +22,16 @@ class NeighborStatistics:
 
     accepted: int
     repeated: int
-    refused: int
+    refusals: Mapping[str, int]
     rebuilds: int
     last_refusal: str | None
     heard_s: float | None
     connected: bool
+
+    @property
+    def refused(self) -> int:
+        """Frames refused, for whatever reason."""
+        return sum(self.refusals.values())
 
 
 @dataclass(frozen=True)
