@@ -22,6 +22,7 @@ from node.checkpoint import load_newest
 MB = 1e6
 GAP_S = 2.0
 SPARE_BYTES = 64 * MB
+_SAME_S = 0.005
 _LOUD = ("Traceback", "Assertion failed", "Segmentation fault", "core dumped")
 
 
@@ -70,6 +71,25 @@ class NodeEvidence:
         """Seconds from `since_s` to the arrival of the first snapshot of a neighbour after it; NaN for never."""
         later = [arrived for _, arrived in self.used(neighbor) if arrived >= since_s]
         return min(later) - since_s if later else math.nan
+
+    def oldest_used_s(self, neighbor: int, since_s: float, until_s: float) -> float:
+        """Greatest age of a neighbour's snapshot that was used in a stretch of time; NaN where none was."""
+        ages = [at - arrived for at, arrived in self.used(neighbor) if since_s <= at <= until_s]
+        return max(ages, default=math.nan)
+
+    def arrivals(self, neighbor: int, since_s: float, until_s: float = math.inf) -> int:
+        """How many snapshots of a neighbour arrived in a stretch of time and were used."""
+        times = sorted(arrived for _, arrived in self.used(neighbor) if since_s <= arrived <= until_s)
+        # The time of arrival is told anew at each use, and never to the millisecond.
+        return len(times[:1]) + sum(after - before > _SAME_S for before, after in pairwise(times))
+
+    def transport_cpu(self, since_s: float, until_s: float) -> float:
+        """Share of a processor that the threads beside the training one took; NaN without two samples of one process."""
+        seen = [s for s in self.samples if since_s <= s["unix_s"] <= until_s]
+        first, last = (seen[0], seen[-1]) if len(seen) > 1 else ({"pid": 0}, {"pid": 1})
+        if first["pid"] != last["pid"]:
+            return math.nan
+        return float((last["other_cpu_s"] - first["other_cpu_s"]) / (last["unix_s"] - first["unix_s"]))
 
     def longest_gap_s(self, since_s: float, until_s: float = math.inf) -> float:
         """Longest time without a cycle within one start, beyond a cycle of median length; NaN where nothing is told."""

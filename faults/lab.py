@@ -109,11 +109,13 @@ class Lab:
 
     # Before the start ------------------------------------------------------------------------------------------------
 
-    def relay(self, *nodes: int) -> None:
-        """Puts a relay in front of these nodes' publishers."""
+    def relay(self, *nodes: int, record: bool = False) -> None:
+        """Puts a relay in front of these nodes' publishers; `record` as in Relay."""
         for node in nodes:
             address = self.address(node)
-            self.relays[node] = self._stack.enter_context(Relay(address, seed=self._seed + node))
+            self.relays[node] = self._stack.enter_context(
+                Relay(address, record=record, seed=self._seed + node)
+            )
             self.move(node, self.relays[node].address, bind=address)
 
     def move(self, node: int, address: str, bind: str | None = None) -> None:
@@ -282,5 +284,7 @@ def _sample(process: psutil.Process) -> dict[str, Any]:
             "descriptors": process.num_fds(),
             "threads": process.num_threads(),
             "cpu_s": sum(process.cpu_times()[:2]),
+            # All but the main thread, which trains: the transport's.
+            "other_cpu_s": sum(t.user_time + t.system_time for t in process.threads() if t.id != process.pid),
             "status": process.status(),
         }

@@ -37,7 +37,8 @@ _QUIET_S = 4.0
 _KILLS_APART_S = 80.0  # the launcher gives up a node after five restarts in five minutes
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15 + 1 + 31)
 _SETTINGS = ("checkpoint.every_s=3", "checkpoint.every_epochs=1000000", "output.samples_every_epochs=1000000",
-             "exchange.republish_s=0.5", "cooperation.consider_probability=1", "epochs=10000000")  # fmt: skip
+             "exchange.republish_s=0.5", "cooperation.consider_probability=1", "epochs=10000000",
+             "output.metrics_every_cycles=1")  # fmt: skip
 
 
 class Soak:

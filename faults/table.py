@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import checkpoints, processes, soak
+from faults import checkpoints, hostile, processes, soak
 from faults.verdicts import Row
 
 ROWS = (
@@ -14,6 +14,11 @@ ROWS = (
     Row(6, "hang", "SIGSTOP, after 60 s SIGCONT", processes.hang, quick=True),
     Row(7, "late joiner", "the last of three nodes starts 60 s after the others", processes.late),
     Row(8, "start order", "five nodes on a ring in 20 orders", processes.order),
+    Row(12, "bad line", "200±100 ms late in slices of 7 bytes; then a bit flipped in every 5 kB", hostile.weather),
+    Row(13, "flood", "good frames under a neighbour's key, 1000 times as fast as an honest node's, 30 s", hostile.flood),
+    Row(14, "noise", "frames of 64 MB, messages of 10,000 parts and without end, noise before and after the greeting, 200 connections that say nothing", hostile.noise),
+    Row(15, "strangers", "no key, another key, a key from two hops away; impostors at the right address", hostile.strangers, quick=True),
+    Row(16, "replay", "recorded bytes on the line, recorded frames under the right key", hostile.replay),
     Row(17, "clock", "a day ahead, a day behind, a start with it a day behind", processes.clock),
     Row(18, "launcher killed", "`kill -9` of the launcher", processes.orphans, quick=True),
     Row(19, "port, id or directory taken", "another socket, another process, one id twice", processes.refused),
