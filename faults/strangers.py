@@ -122,7 +122,7 @@ class Liar:
                 keys.secret.encode(),
             )
         self._socket.bind(address)
-        self.subscribers = 0
+        self.subscribers = self._newcomers = 0
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +146,13 @@ class Liar:
         self._count()
         self._socket.send_multipart(parts, copy=False)
 
+    def send_to_newcomers(self, *parts: bytes) -> None:
+        """Sends a message where somebody has come since the last one was sent."""
+        self._count()
+        if self._newcomers:
+            self._newcomers = 0
+            self.send(*parts)
+
     def flood(self, frames: Iterable[bytes], per_s: float, seconds: float) -> int:
         """Sends the frames round and round at a rate, and returns how many that were.
 
@@ -168,7 +175,9 @@ class Liar:
     def _count(self) -> None:
         with contextlib.suppress(zmq.Again):
             while message := self._socket.recv(zmq.NOBLOCK):
-                self.subscribers += {b"\x01": 1, b"\x00": -1}.get(message, 0)
+                came, went = message == b"\x01", message == b"\x00"
+                self._newcomers += came
+                self.subscribers += came - went
 
 
 @contextlib.contextmanager

@@ -104,6 +104,7 @@ class RawPublisher:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.XPUB)
         self.socket.linger = 0
+        self.socket.sndhwm = 0  # a flood is not thinned out
         self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         self.socket.rcvtimeo = int(DEADLINE_S * 1000)
         self.socket.curve_server = True

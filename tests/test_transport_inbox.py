@@ -125,3 +125,29 @@ def test_a_fast_publisher_is_no_flood(inbox: Inbox) -> None:
     """At the pace that publishers keep, every frame is accepted."""
     for index in range(5 * MAX_FRAMES_PER_S):
         assert isinstance(inbox.offer(frame(1, index), 2 * index / MAX_FRAMES_PER_S), Accepted)
+
+
+def test_a_flood_that_conflation_hides_is_one_all_the_same(inbox: Inbox) -> None:
+    """A busy reader sees twenty frames a second, and each stands for a thousand."""
+    verdicts = [inbox.offer(frame(1, index), index / 20, arrived=1000) for index in range(20)]
+    (first, *_), refused = verdicts, [each for each in verdicts if isinstance(each, Refused)]
+    assert isinstance(first, Accepted)
+    assert refused
+    assert {type(each.error) for each in refused} == {FloodError}
+    assert isinstance(verdicts[-1], Refused)
+
+
+def test_a_busy_reader_of_an_honest_neighbour_sees_no_flood(inbox: Inbox) -> None:
+    """One look in five seconds, at the last of all that a publisher may send in that time."""
+    for index in range(20):
+        now_s, arrived = 5.0 * index, 5 * MAX_FRAMES_PER_S // 2
+        assert isinstance(inbox.offer(frame(1, index), now_s, arrived), Accepted)
+
+
+def test_what_a_line_held_back_is_no_flood(inbox: Inbox) -> None:
+    """After a pause megabytes come at once; the pace of a publisher goes on from there."""
+    held_back = 10_000_000 // inbox.expected.max_frame_bytes
+    inbox.offer(frame(1, 0), 0.0)
+    assert isinstance(inbox.offer(frame(1, 1), 1.0, held_back), Accepted)
+    for index in range(2, 500):
+        assert isinstance(inbox.offer(frame(1, index), 1.0 + index / 100), Accepted)

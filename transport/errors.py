@@ -127,7 +127,7 @@ class FloodError(RemoteError):
     """The peer sends faster than any publisher may, and is not listened to for a while.
 
     Attributes:
-        frames: Frames within the last second.
+        frames: Frames within the last second, or above what the time since the last look allows.
         limit: The most that are allowed.
         quarantine_s: For how long it is not listened to.
     """

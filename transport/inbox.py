@@ -8,6 +8,10 @@ not have to care. A frame is
     accepted  else; it replaces the one before.
 Restarts need no rule of their own: a node stores a higher boot before its first publish, so that (boot, seq) grows
 although seq begins anew. Times are the receiver's monotonic seconds, never anything from the wire.
+
+Conflation shows only the last of the frames that came while the reader was busy, and a busy reader of a flood sees no more
+of them than of an honest neighbour's. So those that it was not shown count too, against a limit that leaves room for what a
+line that stood still lets go of at once.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ MAX_FRAMES_PER_S = 200
 """Frames in a second above which a neighbour floods; a publisher sends at most half of them."""
 QUARANTINE_S = 10.0
 """For how long a flooding neighbour is not listened to."""
+_STALLED_BYTES = 16_000_000  # more than the kernels at both ends hold back while a line stands still
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Inbox:
         self._fingerprint = b""
         self._window_s = float("-inf")
         self._window_frames = 0
+        self._backlog, self._backlog_s = 0.0, float("-inf")
+        self._most_backlog = MAX_FRAMES_PER_S + _STALLED_BYTES // expected.max_frame_bytes
         self._quarantined_until_s = float("-inf")
 
     @property
@@ -96,10 +103,16 @@ class Inbox:
         """Frames refused, for whatever reason."""
         return self.refusals.total()
 
-    def offer(self, frame: bytes, now_s: float) -> Verdict:
-        """Judges one frame that arrived at `now_s` (receiver's monotonic seconds)."""
+    def offer(self, frame: bytes, now_s: float, arrived: int = 1) -> Verdict:
+        """Judges one frame.
+
+        Args:
+            frame: The newest one.
+            now_s: When it arrived, receiver's monotonic seconds.
+            arrived: Frames that arrived since the last one offered, itself and those that it replaced.
+        """
         try:
-            self._check_rate(now_s)
+            self._check_rate(now_s, arrived)
             return self._judge(frame, now_s)
         except RemoteError as error:
             return self.refuse(error)
@@ -110,14 +123,20 @@ class Inbox:
         self.last_refusal = str(error)
         return Refused(error)
 
-    def _check_rate(self, now_s: float) -> None:
+    def _check_rate(self, now_s: float, arrived: int) -> None:
+        """Two limits: on the frames looked at within a second, and on all of them beyond what the time since allows."""
         if now_s - self._window_s >= 1:
             self._window_s, self._window_frames = now_s, 0
         self._window_frames += 1
-        if self._window_frames > MAX_FRAMES_PER_S:
+        allowed = (now_s - self._backlog_s) * MAX_FRAMES_PER_S
+        self._backlog, self._backlog_s = max(self._backlog - allowed, 0.0) + arrived, now_s
+        frames = self._window_frames
+        if self._backlog > self._most_backlog:
+            frames, self._backlog = max(frames, int(self._backlog)), 0.0
+        if frames > MAX_FRAMES_PER_S:
             self._quarantined_until_s = now_s + QUARANTINE_S
         if now_s < self._quarantined_until_s:
-            raise FloodError(self.expected.node_id, self._window_frames, MAX_FRAMES_PER_S, QUARANTINE_S)
+            raise FloodError(self.expected.node_id, frames, MAX_FRAMES_PER_S, QUARANTINE_S)
 
     def _judge(self, frame: bytes, now_s: float) -> Verdict:
         # The length first: what is too long to be right is not worth a hash.

@@ -29,7 +29,9 @@ _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 3.0
 _SILENT_REPUBLISHES = 3
 _SLOWEST_BYTES_PER_S = 125_000  # 1 Mbit/s
 _MIXED = "one end is insecure and the other is not"
-_LAST_DATA_RECEIVED = struct.Struct("=52xI")  # tcp_info.tcpi_last_data_recv of Linux, in milliseconds
+# Fields of Linux' tcp_info: tcpi_last_data_recv, in milliseconds, and tcpi_bytes_received.
+_LAST_DATA_RECEIVED, _BYTES_RECEIVED = struct.Struct("=52xI"), struct.Struct("=128xQ")
+_WIRE_OVERHEAD_BYTES = _CURVE_OVERHEAD_BYTES + 9  # and ZMTP's own, for each frame
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Line:
     heard_s: float
     lost_s: float | None = None
     descriptor: int = -1
+    received_bytes: int = 0
     searching: bool = False  # its last try to connect has failed, and the next one is not through
 
 
@@ -203,7 +206,7 @@ class Subscription:
             self._report_refusal("MalformedFrameError")
             self._rebuild("sent a message of several parts")
             return
-        verdict = self.inbox.offer(frame, now_s)
+        verdict = self.inbox.offer(frame, now_s, self._arrived(self._line, len(frame)))
         if isinstance(verdict, Refused):
             self._report_refusal(type(verdict.error).__name__)
             if isinstance(verdict.error, FloodError):
@@ -211,6 +214,11 @@ class Subscription:
         else:
             self._backoff_s, self._last_reason = _FIRST_BACKOFF_S, None
             self._wiring.deliver(self.neighbor.id, verdict.delivery)
+
+    def _arrived(self, line: _Line, size_bytes: int) -> int:
+        """Frames of this size that came since the last look: conflation keeps the last of them only."""
+        before, line.received_bytes = line.received_bytes, _tcp_info(line.descriptor, _BYTES_RECEIVED) or 0
+        return max(1, (line.received_bytes - before) // (size_bytes + _WIRE_OVERHEAD_BYTES))
 
     def _report_refusal(self, kind: str) -> None:
         self._wiring.report(
@@ -228,6 +236,7 @@ class Subscription:
                 return
             if event == zmq.Event.CONNECTED:
                 self._line.descriptor, self._line.searching = value, False
+                self._line.received_bytes = 0
             elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected = True
                 self._wiring.report("connection_up", neighbor=self.neighbor.id)
@@ -241,16 +250,22 @@ class Subscription:
 
 def _data_age_s(descriptor: int) -> float:
     """Seconds since a connection brought any byte; infinite where that cannot be told."""
+    age_ms = _tcp_info(descriptor, _LAST_DATA_RECEIVED)
+    return math.inf if age_ms is None else age_ms / 1000
+
+
+def _tcp_info(descriptor: int, field: struct.Struct) -> int | None:
+    """What the kernel knows of a connection of libzmq's; None where that cannot be told."""
     if descriptor < 0 or sys.platform != "linux":
-        return math.inf
+        return None
     try:
         connection = tcp.socket(fileno=descriptor)
     except OSError:  # libzmq has closed it meanwhile
-        return math.inf
+        return None
     try:
-        info = connection.getsockopt(tcp.IPPROTO_TCP, tcp.TCP_INFO, _LAST_DATA_RECEIVED.size)
-        return float(_LAST_DATA_RECEIVED.unpack(info)[0]) / 1000
+        info = connection.getsockopt(tcp.IPPROTO_TCP, tcp.TCP_INFO, field.size)
+        return int(field.unpack(info)[0])
     except (OSError, struct.error):
-        return math.inf
+        return None
     finally:
         connection.detach()  # it stays libzmq's
