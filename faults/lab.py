@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -214,11 +215,14 @@ class Lab:
             RuntimeError: They do not.
         """
         for node in nodes:
-            self.wait(f"node {node} ready", lambda n=node: self.status(n).get("ready"))  # type: ignore[misc]
-            first = self.status(node).get("cycle", 0)
-            trains = lambda n=node, f=first: self.status(n).get("cycle", 0) >= f + cycles  # type: ignore[misc]  # noqa: E731
-            if not self.wait(f"node {node} trains", trains):
+            self.wait(f"node {node} ready", partial(self._has_trained, node, 0))
+            enough = self.status(node).get("cycle", 0) + cycles
+            if not self.wait(f"node {node} trains", partial(self._has_trained, node, enough)):
                 raise RuntimeError(f"node {node} does not train: {self.folder}/nodes/{node}/console.log")
+
+    def _has_trained(self, node: int, cycles: int) -> bool:
+        status = self.status(node)
+        return bool(status.get("ready")) and status["cycle"] >= cycles
 
 
 @contextlib.contextmanager

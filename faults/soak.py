@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import zmq
-
 from faults.evidence import MB, Evidence, NodeEvidence, worst
 from faults.lab import journal, launched, status_of
+from faults.strangers import Listener, connected, garbage
 from faults.verdicts import Observation, Setting
 from harness import free_ports
 from relay import FINE, Relay, Weather
@@ -35,7 +33,6 @@ FRESH_S = 5.0
 GROWTH_BYTES = 8 * MB
 _QUIET_S = 4.0
 _KILLS_APART_S = 80.0  # the launcher gives up a node after five restarts in five minutes
-_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15 + 1 + 31)
 _SETTINGS = ("checkpoint.every_s=3", "checkpoint.every_epochs=1000000", "output.samples_every_epochs=1000000",
              "exchange.republish_s=0.5", "cooperation.consider_probability=1", "epochs=10000000",
              "output.metrics_every_cycles=1")  # fmt: skip
@@ -65,7 +62,7 @@ class Soak:
         with contextlib.ExitStack() as stack:
             specs = []
             for spec in ring(NODES).nodes:
-                bind = f"tcp://127.0.0.1:{self._port + spec.id}"
+                bind = self._address(spec.id)
                 self._relays[spec.id] = stack.enter_context(Relay(bind, seed=spec.id))
                 specs.append(NodeSpec(spec.id, self._relays[spec.id].address, bind))
             graph = replace(ring(NODES), nodes=tuple(specs))
@@ -142,35 +139,28 @@ class Soak:
 
     def _garbage(self, node: int) -> None:
         journal(self.folder, "garbage", node=node)
-        for prefix in (b"", _GREETING):
-            with contextlib.suppress(OSError), self._connected(node) as connection:
-                connection.sendall(prefix + self._random.randbytes(10_000))
+        garbage(self._address(node), self._random.randbytes(10_000))
 
     def _idle(self, node: int) -> None:
         journal(self.folder, "idle connections", node=node)
         with contextlib.ExitStack() as stack:
             for _ in range(50):
                 with contextlib.suppress(OSError):
-                    stack.enter_context(self._connected(node))
+                    stack.enter_context(connected(self._address(node)))
             self._for_a_while()
 
     def _stranger(self, node: int) -> None:
         journal(self.folder, "stranger", node=node)
-        keys = make_keys()
-        with zmq.Context() as context, context.socket(zmq.SUB) as stranger:
-            stranger.linger = 0
-            stranger.curve_publickey, stranger.curve_secretkey = keys.public.encode(), keys.secret.encode()
-            stranger.curve_serverkey = make_keys().public.encode()
-            stranger.subscribe(b"")
-            stranger.connect(f"tcp://127.0.0.1:{self._port + node}")
+        with Listener(self._address(node), make_keys(), make_keys().public):
             self._for_a_while()
 
     def _reload(self, node: int) -> None:
         journal(self.folder, "SIGHUP", node=node)
         self._signal(node, signal.SIGHUP)
 
-    def _connected(self, node: int) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self._port + node), timeout=1)
+    def _address(self, node: int) -> str:
+        """Where a node itself listens, behind its relay."""
+        return f"tcp://127.0.0.1:{self._port + node}"
 
 
 def run(setting: Setting) -> list[Observation]:
@@ -224,7 +214,8 @@ def _flat(who: str, node: NodeEvidence, began_s: float, ended_s: float) -> list[
     """Memory at the end beside that after the first fifth; descriptors and threads at the end beside the beginning."""
 
     def middle(what: str, start_s: float, seconds: float) -> float:
-        return median([s[what] for s in node.samples if start_s <= s["unix_s"] <= start_s + seconds])
+        seen = [s[what] for s in node.samples if start_s <= s["unix_s"] <= start_s + seconds]
+        return float(median(seen))
 
     fifth_s = (ended_s - began_s) / 5
     grown = middle("resident_bytes", ended_s - fifth_s, fifth_s) - middle(

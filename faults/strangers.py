@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import socket as tcp
 import struct
 import threading
@@ -188,11 +187,11 @@ def connected(address: str) -> Iterator[tcp.socket]:
         yield connection
 
 
-def garbage(address: str, number_bytes: int = 100_000) -> None:
+def garbage(address: str, noise: bytes) -> None:
     """Sends noise instead of a greeting, and after one; the other end may close at any time."""
     for prefix in (b"", GREETING):
         with contextlib.suppress(OSError), connected(address) as connection:
-            connection.sendall(prefix + secrets.token_bytes(number_bytes))
+            connection.sendall(prefix + noise)
 
 
 @contextlib.contextmanager

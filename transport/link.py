@@ -59,7 +59,7 @@ class LinkSettings:
         on_event: Called on the I/O thread with the name and the fields of each event; must not raise or block.
             key_refused(public_key), handshake_refused(reason), connection_up(neighbor), connection_lost(neighbor),
             connection_rebuilt(neighbor, reason), name_unresolved(neighbor, name, error), snapshot_refused(neighbor,
-            kind, error). The same event of the same neighbour is told at most once a second; `suppressed` counts
+            kind, error). The same event of the same neighbour and kind is told at most once a second; `suppressed` counts
             those left out before it.
         resolve: Looks up the names in neighbours' addresses, called and answering as socket.getaddrinfo, on threads
             that it may block.
@@ -129,7 +129,7 @@ class Link:
         self._publisher: Publisher | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
         self._bytes_in_before = 0  # of subscriptions that are closed for good
-        self._reports: dict[tuple[str, Any], tuple[float, int]] = {}
+        self._reports: dict[tuple[str, Any, Any], tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
         """Starts the I/O thread and waits until the address is bound, with the allow-list in force.
@@ -365,7 +365,7 @@ class Link:
 
     def _report(self, name: str, /, **fields: Any) -> None:
         """Tells an event, unless the like was told within the last second: a hostile peer must not fill a log."""
-        now_s, like = self.settings.clock(), (name, fields.get("neighbor"))
+        now_s, like = self.settings.clock(), (name, fields.get("neighbor"), fields.get("kind"))
         told_s, suppressed = self._reports.get(like, (-_REPORT_EVERY_S, 0))
         if now_s - told_s < _REPORT_EVERY_S:
             self._reports[like] = told_s, suppressed + 1
