@@ -43,7 +43,7 @@ _LEAST_RATE = 3.0
 _OFTEN = {"publish_every_cycles": 3, "republish_s": 0.5}
 _IO_SHARE = 0.25
 _LARGE_BYTES = 64_000_000
-_PARTS = 10_000
+_PARTS, _PART_BYTES = 10_000, 4_000  # each no longer than a frame
 _IDLE = 200
 _TRY_S = 30.0
 _TRIES = 4  # connections on which recorded bytes are sent again
@@ -151,7 +151,7 @@ def noise(setting: Setting) -> list[Observation]:
         began_s = lab.note("begin")
         for what, parts in (
             ("oversize frame", [bytes(_LARGE_BYTES)]),
-            ("message of many parts", [bytes(20_000)] * _PARTS),
+            ("message of many parts", [bytes(_PART_BYTES)] * _PARTS),
         ):
             _nobody_there(lab, 2)
             with Liar(address, keys_of(lab.folder, 2)) as liar:
@@ -214,7 +214,7 @@ def _endless(setting: Setting) -> list[Observation]:
         lab.start(1, 3, words=["--insecure"])
         lab.training(1, 3)
         began_s = lab.note("begin")
-        with serving(lab.address(2), endless_message(4_000, 10 * _LARGE_BYTES)) as done:
+        with serving(lab.address(2), endless_message(_PART_BYTES, 10 * _LARGE_BYTES)) as done:
             lab.wait(
                 "both refuse",
                 lambda: all(lab.node(j).told("snapshot refused", began_s, neighbor=2) for j in HEARERS),
