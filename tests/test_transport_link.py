@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -300,6 +301,15 @@ def test_publishing_does_not_wait_for_the_network(net: Net) -> None:
     for _ in range(1000):
         one.publish(sent)
     assert time.monotonic() - start_s < 1
+
+
+def test_a_link_rests_once_what_it_was_woken_for_is_done(net: Net) -> None:
+    """Its thread takes what wakes it out of the pipe; a byte left there would end every wait from then on."""
+    one, two = pair(net)
+    one.publish(frame(1, 0))
+    assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
+    # No door tells whether the thread waits or spins.
+    until(lambda: not select.select([one._wakened], [], [], 0)[0])
 
 
 def test_an_error_on_the_io_thread_is_raised_at_the_doors(net: Net) -> None:

@@ -316,7 +316,7 @@ class Link:
             settings.resolve,
             self._wake,
         )
-        reactor.add(self._wakened, self._on_wake)
+        reactor.add(self._wakened.fileno(), self._on_wake)
         allowed = frozenset(neighbor.public_key for neighbor in settings.neighbors)
         publisher = Publisher(wiring, settings.bind, allowed)
         self._subscriptions = tuple(Subscription(wiring, neighbor) for neighbor in settings.neighbors)
@@ -354,9 +354,7 @@ class Link:
             self._changed.notify_all()
 
     def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wakened.recv(4096):
-                pass
+        self._wakened.recv(4096)  # all that was sent, or the reactor asks again at its next turn
 
     def _deliver(self, neighbor_id: int, delivery: Delivery) -> None:
         with self._changed:
