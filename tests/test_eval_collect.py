@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from eval.collect import Standing, collect, standing
 from eval.runs import read_run
 from node.shards import Shard, save_shard
 from topology.errors import InputError
+from topology.peers import dump_peers, read_peers
 
 MakeRun = Callable[..., Path]
 Machines = tuple[Path, Path, Path]
@@ -153,6 +155,30 @@ def test_a_run_of_the_same_name_with_other_keys_is_refused(machines: Machines, t
     path.write_text(text.replace(f"{2:040d}", f"{9:040d}"), encoding="utf-8")
     with pytest.raises(InputError, match="node 2 has another public key"):
         collect(machines, tmp_path / "joined")
+
+
+def test_a_peers_file_that_lists_fewer_nodes_is_refused(machines: Machines, tmp_path: Path) -> None:
+    """A node was revoked between the copies: which of the two runs is meant, a person must say."""
+    peers = read_peers(machines[1] / "peers.toml")
+    fewer = dataclasses.replace(
+        peers, peers=tuple(dataclasses.replace(peer, neighbors=()) for peer in peers.peers if peer.id != 3)
+    )
+    (machines[1] / "peers.toml").write_text(dump_peers(fewer), encoding="utf-8")
+    with pytest.raises(InputError, match=r"machine-2/peers\.toml: lists 2 nodes; only folders of run 'toy'"):
+        collect(machines, tmp_path / "joined")
+
+
+def test_what_a_join_that_was_killed_has_left_is_cleared_away(machines: Machines, tmp_path: Path) -> None:
+    """Half a copy is no node; the next join makes a whole one."""
+    nodes = tmp_path / "joined" / "nodes"
+    collect([machines[0]], tmp_path / "joined")
+    for name in (".1.part", ".1.old"):
+        shutil.copytree(nodes / "1", nodes / name)
+        (nodes / name / "torn").touch()
+    _set_status(machines[0] / "nodes" / "1", boot=2)
+    assert list(collect([machines[0]], tmp_path / "joined").taken) == [1]
+    assert [path.name for path in nodes.iterdir()] == ["1"]
+    assert not (nodes / "1" / "torn").exists()
 
 
 def test_two_different_test_sets_are_refused(machines: Machines, tmp_path: Path) -> None:

@@ -144,6 +144,15 @@ def test_pictures_of_different_sizes_have_no_own_size(tmp_path: Path) -> None:
         resolve_image(data, settings(image={"size": 10, "resize": "crop"}))
 
 
+def test_a_centre_crop_that_fits_is_taken() -> None:
+    """Up to the images' own size."""
+    for size in (8, 12):
+        assert (
+            resolve_image(made_up(12, 12), settings(image={"size": size, "resize": "crop"})).image.size
+            == size
+        )
+
+
 def test_a_centre_crop_larger_than_the_images_is_refused() -> None:
     """Antialiased resizing may enlarge; cropping may not."""
     with pytest.raises(InputError, match="made-up: 8x8 pixels, too few for a centre crop of 20"):

@@ -99,6 +99,21 @@ def test_revoke_takes_the_node_and_its_edges_out(peers_path: Path) -> None:
     assert "nodes 2, 4" in done.output
 
 
+def test_to_revoke_a_node_that_nobody_listens_to_any_more_needs_no_neighbour(tmp_path: Path) -> None:
+    """Its only neighbour was revoked before it; the next step is the node's own."""
+    path = write_run(tmp_path, complete(3))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text.replace("neighbors = [1, 3]", "neighbors = [3]").replace(
+            "neighbors = [2, 3]", "neighbors = [3]"
+        ),
+        encoding="utf-8",
+    )
+    assert "nodes 1, 2;" in call("revoke", path, 3).output
+    assert call("revoke", path, 1).output.endswith("next: stop node 1; it has no neighbours\n")
+    assert [peer.id for peer in read_peers(path).peers] == [2]
+
+
 @pytest.mark.parametrize("command", ["rotate", "revoke"])
 def test_an_unknown_node_or_file_is_one_line_and_changes_nothing(
     peers_path: Path, tmp_path: Path, command: str

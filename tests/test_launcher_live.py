@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from launcher.live import (
     PlainView,
     Row,
     Status,
+    TableView,
     node_line,
     open_view,
     read_status,
@@ -22,7 +26,7 @@ from launcher.live import (
 )
 from launcher.supervisor import State
 
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "run_id": "r",
     "node_id": 1,
     "state": "training",
@@ -84,7 +88,7 @@ def lying_neighbors() -> dict[str, object]:
     """What a node says of one neighbour whose frames it refuses, and of one whose frames are right."""
     words = "node 5 sent layer.weight with the value nan; every value there is finite"
     return {
-        "2": FIELDS["neighbors"]["2"],  # type: ignore[index]
+        "2": FIELDS["neighbors"]["2"],
         "5": {"age_s": 8.0, "refused": 1203, "last_refusal": words},
     }
 
@@ -101,6 +105,42 @@ def test_refused_frames_are_counted_and_the_reason_is_told() -> None:
         view.update([lied_to], 0.0, last=True)
     assert "5:1203" in terminal.getvalue()
     assert "node 1 refused: node 5 sent layer.weight with the value nan" in terminal.getvalue()
+
+
+def test_a_line_leaves_out_what_there_is_not() -> None:
+    """Nothing heard and nobody chosen yet; a node that never spoke is its state."""
+    quiet = row(neighbors={"2": FIELDS["neighbors"]["5"]}, chosen={})
+    assert node_line(quiet).endswith("D loss 0.500, G loss 1.250, 363 MB")
+    assert node_line(Row(2, State.GAVE_UP, 5, None)) == "node 2 gave up"
+
+
+def test_the_table_warns_by_its_colours() -> None:
+    """Red for a node that is lost, yellow for one that was started again, green for one that has finished."""
+    rows = [
+        row(),
+        row(restarts=1),
+        row(process=State.WAITING),
+        row(process=State.FINISHED),
+        *(Row(2, state, 0, None) for state in (State.REFUSED, State.GAVE_UP, State.KILLED)),
+    ]
+    styles = [cell.style for cell in table(rows).columns[1].cells if isinstance(cell, Text)]
+    assert styles == ["", "yellow", "yellow", "green", "bold red", "bold red", "bold red"]
+
+
+def test_the_table_is_redrawn_twice_a_second_at_most_and_at_the_end() -> None:
+    """However often the run is looked at."""
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=100)
+    with Live(console=console, auto_refresh=False) as live:
+        view = TableView(console, live)
+
+        def drawn(now_s: float, cycle: int, *, last: bool = False) -> bool:
+            before = terminal.tell()
+            view.update([row(epoch=cycle)], now_s, last=last)
+            return f"{cycle}/4" in terminal.getvalue()[before:]
+
+        assert [drawn(0.0, 10), drawn(0.4, 11), drawn(0.5, 12), drawn(0.9, 13)] == [True, False, True, False]
+        assert drawn(0.91, 14, last=True)
 
 
 def test_the_table_shows_every_node() -> None:
@@ -154,6 +194,14 @@ def test_plain_lines_come_with_a_new_epoch_but_not_more_often_than_every_10_s(
     assert [lines(0.0, 1), lines(5.0, 2), lines(10.0, 2), lines(15.0, 3), lines(20.0, 3)] == [0, 0, 1, 0, 1]
     assert [lines(79.0, 3), lines(80.0, 3)] == [0, 1]
     assert [lines(81.0, 3, last=True), lines(82.0, 4, last=True)] == [0, 1]
+
+
+def test_plain_lines_leave_the_end_of_a_node_to_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """However long ago its last line was."""
+    view = PlainView()
+    for now_s in (0.0, 1000.0):
+        view.update([row(process=State.FINISHED)], now_s)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_stream_gets_plain_lines_and_a_terminal_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,7 @@ def test_settings_come_from_the_file_then_the_options_then_set() -> None:
             r"--address: address tcp://machine:7000 belongs to node 1 and to node 2; .*",
         ),
         (["run", "ring.toml", "--address", "node{id}"], r"--address: node 1: address = 'node1' is no .*"),
+        (["prepare", "ring.toml", "--data", ""], r"--data: an empty text; digits, .*, or a folder"),
         (["compose", "absent.toml"], r"absent.toml: no such file; .*"),
         (["compose"], r"Missing argument 'GRAPH'; see .*"),
     ],

@@ -82,6 +82,12 @@ def test_a_wrong_setting_is_one_line_with_field_value_and_mend(word: str, parts:
         assert part in line
 
 
+def test_every_epoch_of_the_run_may_be_kept() -> None:
+    """From the first to the last."""
+    settings = resolve("test", parse_assignments(("epochs=7", "checkpoint.keep_epochs=[1, 7]")))
+    assert settings.checkpoint.keep_epochs == (1, 7)
+
+
 @pytest.mark.parametrize("word", ["seed", "=3", "split..alpha=1"])
 def test_a_word_that_is_no_assignment_is_refused(word: str) -> None:
     """The word is named."""

@@ -246,6 +246,24 @@ def test_a_neighbour_that_answers_without_finite_numbers_is_no_candidate() -> No
     assert all(bool(tensor.isfinite().all()) for tensor in uniform.generator.state_dict().values())
 
 
+def test_where_no_neighbour_answers_with_finite_numbers_the_second_step_is_skipped() -> None:
+    """As if nobody had sent anything."""
+    alone, listening, bad = (
+        build(policy="alone"),
+        build(**always("info-gain")),
+        build(node_id=2).discriminator,
+    )
+    with torch.no_grad():
+        for parameter in bad.parameters():
+            parameter.fill_(float("nan"))
+    alone.cycle(nobody)
+    exchange = listening.cycle(lambda: {2: bad, 3: bad}).exchange
+    assert exchange is not None
+    assert (exchange.chosen, exchange.divergences) == (None, {})
+    pairs = zip(alone.generator.parameters(), listening.generator.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 def test_policies_start_from_equal_weights_and_see_equal_images() -> None:
     """Everything but the selection is identical between the settings that are compared (P7)."""
     nodes = [build(**always(policy)) for policy in ("alone", "uniform", "info-gain")]
@@ -284,6 +302,15 @@ def test_a_loss_that_is_not_finite_ends_training() -> None:
     node = build(policy="alone", discriminator={"learning_rate": 1e30, "max_steps": 3})
     with pytest.raises(TrainingError, match="loss of D"):
         deque((node.cycle(nobody) for _ in range(4)), maxlen=0)
+
+
+def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
+    """Training would be over at the next cycle; a checkpoint of it would be worth less than the one before."""
+    node = build(policy="alone")
+    with torch.no_grad():
+        next(node.generator.parameters())[0] = float("inf")
+    with pytest.raises(TrainingError, match=r"cycle 0: .* is not finite; lower the learning rates"):
+        node.state()
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from transport.errors import LocalError
-from transport.keys import KeyPair, _handed_mode, _is_private, hand_over, load_keys, make_keys, save_keys
+from transport.keys import (
+    KeyPair,
+    _handed_mode,
+    _is_private,
+    hand_over,
+    load_keys,
+    make_keys,
+    replace_keys,
+    save_keys,
+)
 
 ROOT = Path(__file__).parent.parent
 IS_ROOT = os.geteuid() == 0
@@ -258,3 +268,35 @@ def test_handing_over_again_mends_the_mode(tmp_path: Path) -> None:
     (tmp_path / "target").chmod(0o400)
     hand_over(tmp_path / "source", tmp_path / "target")
     assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == handed
+
+
+def test_a_disk_that_fills_up_leaves_the_old_pair_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a new file nor a replaced one is ever half there."""
+    path, pair = tmp_path / "key", make_keys()
+    save_keys(path, pair)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (save_keys, replace_keys):
+        name = "new" if write is save_keys else "key"
+        with pytest.raises(LocalError, match=f"{name}: cannot be written .No space left on device."):
+            write(tmp_path / name, make_keys())
+    assert load_keys(path) == pair
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_user_who_replaces_a_key_gives_it_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may choose an owner; the mode stays all the same."""
+    path, pair = tmp_path / "key", make_keys()
+    save_keys(path, make_keys())
+    path.chmod(0o400)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
+    monkeypatch.setattr(os, "chown", pytest.fail)
+    replace_keys(path, pair)
+    assert (load_keys(path), stat.S_IMODE(path.stat().st_mode)) == (pair, 0o400)

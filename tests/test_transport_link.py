@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import zmq
 
 from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, pair, until
 from relay import Relay
+from transport import link as link_module
 from transport.errors import LocalError
 from transport.link import Link, LinkSettings
 
@@ -263,6 +266,34 @@ def test_who_joins_during_a_publish_does_not_wait_for_the_next(net: Net) -> None
     assert one.statistics().bytes_out == two.statistics().bytes_in == 2 * len(sent)
 
 
+def test_a_neighbour_that_sends_without_end_does_not_hold_up_the_others(net: Net) -> None:
+    """Subscribers have nothing to say but that they subscribe: the rest is dropped, some at a time, and not counted."""
+    one = net.link(1, neighbor(2, free_address()), neighbor(3, free_address()))
+    with zmq.Context() as context, context.socket(zmq.XSUB) as chatty:
+        chatty.linger, chatty.sndhwm = 0, 10_000
+        chatty.curve_serverkey = KEYS[1].public.encode()
+        chatty.curve_publickey, chatty.curve_secretkey = KEYS[2].public.encode(), KEYS[2].secret.encode()
+        chatty.connect(one.address)
+        enough = threading.Event()
+
+        def chatter() -> None:
+            while not enough.is_set():
+                with contextlib.suppress(zmq.Again):
+                    chatty.send(b"chatter", zmq.NOBLOCK)
+
+        talking = threading.Thread(target=chatter)
+        talking.start()
+        try:
+            three = net.link(3, neighbor(1, one.address))
+            for seq in range(20):
+                one.publish(frame(1, seq))
+                assert order(three, 1, after=(1, seq - 1), timeout_s=DEADLINE_S) == (1, seq)
+        finally:
+            enough.set()
+            talking.join()
+    until(lambda: one.statistics().subscribers == 1)
+
+
 def test_a_subscriber_that_leaves_is_no_longer_counted(net: Net) -> None:
     """Each one is counted, although all subscribe to the same."""
     one = net.link(1, neighbor(2, free_address()), neighbor(3, free_address()))
@@ -302,6 +333,15 @@ def test_publishing_does_not_wait_for_the_network(net: Net) -> None:
     assert time.monotonic() - start_s < 1
 
 
+def test_a_link_rests_once_what_it_was_woken_for_is_done(net: Net) -> None:
+    """Its thread takes what wakes it out of the pipe; a byte left there would end every wait from then on."""
+    one, two = pair(net)
+    one.publish(frame(1, 0))
+    assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
+    # No door tells whether the thread waits or spins.
+    until(lambda: not select.select([one._wakened], [], [], 0)[0])
+
+
 def test_an_error_on_the_io_thread_is_raised_at_the_doors(net: Net) -> None:
     """It is not lost with its thread."""
 
@@ -314,6 +354,47 @@ def test_an_error_on_the_io_thread_is_raised_at_the_doors(net: Net) -> None:
         one.latest(2, timeout_s=DEADLINE_S)
     with pytest.raises(LocalError, match="a callback broke its promise"):
         one.publish(frame(1, 0))
+
+
+def test_a_thread_that_hangs_is_told_at_the_doors_that_wait_for_it(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that is not taken up, a stop that does not come: both in words, and the stop may be asked for again."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold_up(_name: str, _fields: dict[str, Any]) -> None:
+        held.set()
+        go_on.wait(DEADLINE_S)
+
+    one = net.link(1, neighbor(2, free_address()), on_event=hold_up)
+    net.link(3, neighbor(1, one.address))
+    net.stack.callback(go_on.set)  # the first of all to happen at the end
+    assert held.wait(DEADLINE_S)
+    for wait in ("_CHANGE_S", "_STOP_S"):
+        monkeypatch.setattr(link_module, wait, 0.01)
+    with pytest.raises(LocalError, match=r"did not take up its new neighbours within 0\.01 s"):
+        one.change(())
+    with pytest.raises(LocalError, match=r"did not stop within 0\.01 s"):
+        one.__exit__(None, None, None)
+    monkeypatch.undo()
+    go_on.set()
+    one.__exit__(None, None, None)
+    with pytest.raises(LocalError, match="not running"):
+        one.publish(frame(1, 0))
+
+
+def test_a_link_that_does_not_start_in_time_says_so(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is stopped, as soon as it lets itself be."""
+    monkeypatch.setattr(link_module, "_START_S", 0.01)
+    link = Link(net.settings(1))
+
+    def clock() -> float:
+        until(lambda: link._stopping)  # only `__enter__` tells when it has given up
+        return time.monotonic()
+
+    link.settings = replace(link.settings, neighbors=(neighbor(2, free_address()),), clock=clock)
+    with pytest.raises(LocalError, match=r"did not start within 0\.01 s"):
+        link.__enter__()
 
 
 def test_a_link_outside_its_block_says_so(net: Net) -> None:

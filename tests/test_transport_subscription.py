@@ -6,6 +6,7 @@ import socket as tcp
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
@@ -24,7 +25,9 @@ from nets import (
     until,
 )
 from relay import Relay, Weather
+from transport.inbox import MAX_FRAMES_PER_S, QUARANTINE_S
 from transport.link import Link
+from transport.subscription import _data_age_s
 from transport.wire import Expected
 
 pytestmark = pytest.mark.system
@@ -119,6 +122,27 @@ def test_a_message_of_several_parts_is_survived(net: Net) -> None:
     returns_to_honest(net, two, address)
 
 
+def test_a_flooding_neighbour_is_not_listened_to_for_a_while(net: Net) -> None:
+    """Its connection is closed, and opened again when its quarantine is over."""
+    passed_s = 0.0
+    with RawPublisher(1, free_address()) as raw:
+        address = raw.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        two = net.link(2, neighbor(1, address), clock=lambda: passed_s)  # all within a second of this clock
+        raw.wait_for_subscriber()
+        sent = frame(1, 0)
+        until(lambda: raw.socket.send(sent) or net.told(2, "connection_rebuilt"))
+        assert raw.socket.recv() == b"\x00"
+        passed_s = QUARANTINE_S - 0.1
+        assert two.statistics().bytes_in == (MAX_FRAMES_PER_S + 1) * len(sent)
+        assert order(two, 1) == (1, 0)
+    assert [row["reason"] for row in net.told(2, "connection_rebuilt")] == ["flooded"]
+    assert [row["kind"] for row in net.told(2, "snapshot_refused")] == ["FloodError"]
+    passed_s = QUARANTINE_S
+    one = net.link(1, neighbor(2, free_address()), bind=address)
+    one.publish(frame(1, 1))
+    assert order(two, 1, after=(1, 0), timeout_s=DEADLINE_S) == (1, 1)
+
+
 def test_garbage_instead_of_a_greeting_is_survived(net: Net) -> None:
     """Another server holds the port for a while."""
     with tcp.create_server(("127.0.0.1", 0)) as server:
@@ -147,6 +171,17 @@ def test_a_silent_connection_is_built_anew(net: Net) -> None:
     assert net.told(2, "connection_rebuilt")[0]["reason"] == "silent for 0.3 s"
     one.publish(frame(1, 0))
     assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
+
+
+def test_how_long_a_connection_is_silent_cannot_be_told_of_what_is_none(tmp_path: Path) -> None:
+    """ZeroMQ may have closed it meanwhile, and its number may be another file's or another socket's by then."""
+    with (tmp_path / "file").open("w") as file:
+        assert _data_age_s(file.fileno()) == float("inf")
+    near, far = tcp.socketpair()
+    with near, far:
+        assert _data_age_s(near.fileno()) == float("inf")
+        far.send(b".")
+        assert near.recv(1) == b"."  # it is open still
 
 
 def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:

@@ -125,7 +125,7 @@ class Link:
         self._wanted: LinkSettings | None = None
         self._failure: BaseException | None = None
         self._ready = self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name=f"link-{settings.node_id}", daemon=True)
         self._publisher: Publisher | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
         self._bytes_in_before = 0  # of subscriptions that are closed for good
@@ -137,12 +137,11 @@ class Link:
         Raises:
             LocalError: The address is taken or cannot be bound, a key or an address is none, in one line.
         """
-        if self._thread:
+        if self._thread.ident is not None:
             raise LocalError("a link is started once; make another one")
         self._waker, self._wakened = tcp.socketpair()
         self._waker.settimeout(0)
         self._wakened.settimeout(0)
-        self._thread = threading.Thread(target=self._run, name=f"link-{self.settings.node_id}", daemon=True)
         self._thread.start()
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._failure, _START_S)
@@ -275,10 +274,9 @@ class Link:
             self._stopping = True
             self._changed.notify_all()
         self._wake()
-        if self._thread:
-            self._thread.join(_STOP_S)
-            if self._thread.is_alive():
-                raise LocalError(f"the link's thread did not stop within {_STOP_S:g} s")
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            raise LocalError(f"the link's thread did not stop within {_STOP_S:g} s")
         with self._changed:
             self._waker.close()
             self._wakened.close()
@@ -316,7 +314,7 @@ class Link:
             settings.resolve,
             self._wake,
         )
-        reactor.add(self._wakened, self._on_wake)
+        reactor.add(self._wakened.fileno(), self._on_wake)
         allowed = frozenset(neighbor.public_key for neighbor in settings.neighbors)
         publisher = Publisher(wiring, settings.bind, allowed)
         self._subscriptions = tuple(Subscription(wiring, neighbor) for neighbor in settings.neighbors)
@@ -354,9 +352,7 @@ class Link:
             self._changed.notify_all()
 
     def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wakened.recv(4096):
-                pass
+        self._wakened.recv(4096)  # all that was sent, or the reactor asks again at its next turn
 
     def _deliver(self, neighbor_id: int, delivery: Delivery) -> None:
         with self._changed:

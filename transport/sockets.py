@@ -10,7 +10,6 @@ import contextlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import zmq
 
@@ -37,14 +36,17 @@ class Reactor:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
-        self._handlers: dict[Any, Callable[[], None]] = {}
+        self._handlers: dict[Socket | int, Callable[[], None]] = {}
 
-    def add(self, socket: Any, handler: Callable[[], None]) -> None:
-        """Calls `handler` whenever `socket`, ZeroMQ's or a file descriptor, can be read."""
+    def add(self, socket: Socket | int, handler: Callable[[], None]) -> None:
+        """Calls `handler` whenever `socket`, ZeroMQ's or a file descriptor, can be read.
+
+        Of any other object the poller would tell the descriptor, which is not what it was added by.
+        """
         self._poller.register(socket, zmq.POLLIN)
         self._handlers[socket] = handler
 
-    def remove(self, socket: Any) -> None:
+    def remove(self, socket: Socket | int) -> None:
         """Forgets a socket; do so before it is closed."""
         self._poller.unregister(socket)
         del self._handlers[socket]

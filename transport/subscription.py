@@ -172,9 +172,10 @@ class Subscription:
         monitor = socket.get_monitor_socket()
         socket.connect(endpoint)
         self._endpoint = endpoint
+        line = _Line(socket, monitor, heard_s=self._wiring.clock())
         self._wiring.reactor.add(monitor, self._on_monitor)
-        self._wiring.reactor.add(socket, self._on_frame)
-        return _Line(socket, monitor, heard_s=self._wiring.clock())
+        self._wiring.reactor.add(socket, lambda: self._on_frame(line))
+        return line
 
     def _rebuild(self, reason: str, wait_s: float | None = None) -> float:
         """Closes the socket and returns when it is to be opened anew."""
@@ -190,16 +191,14 @@ class Subscription:
             self._last_reason = reason
         return self._reopen_s
 
-    def _on_frame(self) -> None:
-        if self._line is None:
-            return
+    def _on_frame(self, line: _Line) -> None:
         try:
-            frame = self._line.socket.recv(zmq.NOBLOCK)
+            frame = line.socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return
-        now_s = self._line.heard_s = self._wiring.clock()
+        now_s = line.heard_s = self._wiring.clock()
         self.bytes_in += len(frame)
-        if self._line.socket.rcvmore:
+        if line.socket.rcvmore:
             # Another look at this socket would end the process: libzmq asserts that the other parts are there,
             # and conflation has dropped them.
             self.inbox.refuse(MalformedFrameError(self.neighbor.id, "it has several parts"))
