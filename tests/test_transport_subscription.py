@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket as tcp
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -24,7 +26,7 @@ from nets import (
 )
 from relay import Relay, Weather
 from transport.link import Link
-from transport.wire import Expected
+from transport.wire import Expected, Schema
 
 pytestmark = pytest.mark.system
 
@@ -146,8 +148,19 @@ def test_a_silent_connection_is_built_anew(net: Net) -> None:
     assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells whether bytes arrive")
+def test_a_connection_for_large_frames_is_built_anew_as_soon_as_one_for_small_ones(net: Net) -> None:
+    """A frame under way shows in its bytes. Where none arrive, waiting for it would only prolong an outage."""
+    large = Schema("large", (("weight", (2_500_000,)),))
+    one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
+    expected = Expected("run", 1, large)
+    two = net.link(2, replace(neighbor(1, one.address), expected=expected), republish_s=0.1)
+    until(lambda: two.statistics().neighbors[1].rebuilds)
+    assert net.told(2, "connection_rebuilt")[0]["reason"] == "silent for 0.3 s"
+
+
 def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
-    """A frame that takes twice the time allowed for silence arrives all the same."""
+    """A frame that takes twice the time allowed for silence arrives all the same: an unfinished one is no silence."""
     one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
     with Relay(one.address) as relay:
         relay.weather = Weather(bytes_per_s=33_000)

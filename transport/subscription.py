@@ -29,6 +29,7 @@ _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.2, 3.0
 _SILENT_REPUBLISHES = 3
 _SLOWEST_BYTES_PER_S = 125_000  # 1 Mbit/s
 _MIXED = "one end is insecure and the other is not"
+_TELLS_DATA_AGE = sys.platform == "linux"
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")  # tcp_info.tcpi_last_data_recv of Linux, in milliseconds
 
 
@@ -85,9 +86,11 @@ class Subscription:
         self.bytes_in = self.rebuilds = 0
         self.connected = False
         self._wiring = wiring
-        # A large frame may take longer than three republishes on a slow line.
-        slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
-        self._patience_s = max(_SILENT_REPUBLISHES * wiring.republish_s, slowest_s)
+        self._patience_s = _SILENT_REPUBLISHES * wiring.republish_s
+        if not _TELLS_DATA_AGE:
+            # A large frame may take longer on a slow line, and nothing would tell that it is under way.
+            slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
+            self._patience_s = max(self._patience_s, slowest_s)
         self._backoff_s = _FIRST_BACKOFF_S
         self._reopen_s = -math.inf
         self._last_reason: str | None = None
@@ -241,7 +244,7 @@ class Subscription:
 
 def _data_age_s(descriptor: int) -> float:
     """Seconds since a connection brought any byte; infinite where that cannot be told."""
-    if descriptor < 0 or sys.platform != "linux":
+    if descriptor < 0 or not _TELLS_DATA_AGE:
         return math.inf
     try:
         connection = tcp.socket(fileno=descriptor)
