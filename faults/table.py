@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import checkpoints, processes, soak
+from faults import checkpoints, namespaces, network, processes, soak
 from faults.verdicts import Row
 
 ROWS = (
@@ -14,6 +14,9 @@ ROWS = (
     Row(6, "hang", "SIGSTOP, after 60 s SIGCONT", processes.hang, quick=True),
     Row(7, "late joiner", "the last of three nodes starts 60 s after the others", processes.late),
     Row(8, "start order", "five nodes on a ring in 20 orders", processes.order),
+    Row(9, "partition", "a node's packets are dropped for 30 s: all, those to it, those from it", network.partition, namespaces.no_namespaces),
+    Row(10, "reset storm", "every packet of a node is answered with a TCP reset for 10 s", network.storm, namespaces.no_namespaces),
+    Row(11, "loss; slow line", "5% of all packets are lost; 8 Mbit/s for snapshots of 20 MB", network.poor, namespaces.no_slow_links),
     Row(17, "clock", "a day ahead, a day behind, a start with it a day behind", processes.clock),
     Row(18, "launcher killed", "`kill -9` of the launcher", processes.orphans, quick=True),
     Row(19, "port, id or directory taken", "another socket, another process, one id twice", processes.refused),
