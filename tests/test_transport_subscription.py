@@ -148,6 +148,21 @@ def test_a_silent_connection_is_built_anew(net: Net) -> None:
     assert order(two, 1, timeout_s=DEADLINE_S) == (1, 0)
 
 
+def test_a_neighbour_that_cannot_be_reached_is_not_called_silent(net: Net) -> None:
+    """Libzmq goes on trying; a fresh socket would come with a pause, and the neighbour be found later."""
+    passed_s, address = 0.0, free_address()
+    two = net.link(2, neighbor(1, address), clock=lambda: time.monotonic() + passed_s)
+    line = two._subscriptions[0]._line  # a failed try shows nowhere else
+    assert line
+    until(lambda: line.searching)
+    for turn in range(1, 4):  # a publish tells that the clock was looked at
+        passed_s += 1000
+        two.publish(frame(2, turn))
+        until(lambda: two.statistics().publishes == turn)  # noqa: B023 - called within this turn
+    assert two.statistics().neighbors[1].rebuilds == 0
+    returns_to_honest(net, two, address)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells whether bytes arrive")
 def test_a_connection_for_large_frames_is_built_anew_as_soon_as_one_for_small_ones(net: Net) -> None:
     """A frame under way shows in its bytes. Where none arrive, waiting for it would only prolong an outage."""
