@@ -120,15 +120,16 @@ class Subscription:
             return self._rebuild("its name leads to another address", wait_s=0.0)
         if line.lost_s is not None and now_s - line.lost_s >= _LOST_GRACE_S:
             return self._rebuild("ended: oversize frame or garbage")
-        # While libzmq tries again there is nothing to hear: a fresh socket would only try later.
-        if not line.searching and now_s - line.heard_s >= self._patience_s:
+        # Without a connection there is nothing to hear: libzmq tries again, and a fresh socket would only do so later.
+        connected = line.descriptor >= 0
+        if connected and now_s - line.heard_s >= self._patience_s:
             # An unfinished frame is no silence.
             line.heard_s = max(line.heard_s, now_s - _data_age_s(line.descriptor))
             if now_s - line.heard_s >= self._patience_s:
                 return self._rebuild(f"silent for {self._patience_s:g} s")
         lost_due_s = math.inf if line.lost_s is None else line.lost_s + _LOST_GRACE_S
         lookup_due_s = self._lookup.due_s if line.searching else math.inf
-        silent_due_s = math.inf if line.searching else line.heard_s + self._patience_s
+        silent_due_s = line.heard_s + self._patience_s if connected else math.inf
         return min(silent_due_s, lost_due_s, lookup_due_s)
 
     def close(self) -> None:
