@@ -88,6 +88,16 @@ class NodeEvidence:
             return math.nan
         return max(after - before for before, after in pairwise([since_s, *arrivals, until_s]))
 
+    def longest_transfer_s(self, since_s: float, until_s: float) -> float:
+        """Longest time within the two in which no whole frame came, of whatever kind; NaN where none did at all."""
+        lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]
+        came = [
+            after["unix_s"] for before, after in pairwise(lines) if after["bytes_in"] > before["bytes_in"]
+        ]
+        return (
+            max(after - before for before, after in pairwise([since_s, *came, until_s])) if came else math.nan
+        )
+
     def longest_gap_s(self, since_s: float, until_s: float = math.inf) -> float:
         """Longest time without a cycle within one start, beyond a cycle of median length; NaN where nothing is told."""
         lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]

@@ -81,6 +81,16 @@ def test_the_longest_wait_counts_from_the_first_moment_to_the_last(tmp_path: Pat
     assert math.isnan(node.longest_wait_s(4, 1000, 1020))
 
 
+def test_a_frame_shows_in_the_bytes_that_came_whatever_it_holds(tmp_path: Path) -> None:
+    """A repeated one has no new age; until the end of the time counts too."""
+    came = [0, 0, 20, 20, 20, 40, 40]
+    write(tmp_path / "metrics.jsonl", *(cycle(at, at) | {"bytes_in": n} for at, n in enumerate(came)))
+    node = NodeEvidence(tmp_path, [])
+    assert node.longest_transfer_s(1000, 1006) == 3
+    assert node.longest_transfer_s(1000, 1011) == 6
+    assert math.isnan(node.longest_transfer_s(1005, 1006))
+
+
 def test_a_descriptor_that_is_open_for_a_moment_does_not_count(tmp_path: Path) -> None:
     """One that stays does; where nothing was sampled nothing is known."""
     counts = [20, 20, 23, 20, 21, 21, 21]
