@@ -129,7 +129,7 @@ def _slow(setting: Setting) -> list[Observation]:
     wide: dict[str, Any] = {
         "architecture": _WIDE,
         "exchange": {"republish_s": 3.0, "publish_every_cycles": 1},
-        "training": {"batch_size": 2},
+        "training": {"batch_size": 2, "precision": "float32"},
         "checkpoint": {"every_s": 1e6, "every_epochs": 1_000_000},
     }
     with _nodes(setting.folder / "slow", graph, **wide) as (network, lab):
