@@ -91,6 +91,28 @@ class NodeEvidence:
             return math.nan
         return float((last["other_cpu_s"] - first["other_cpu_s"]) / (last["unix_s"] - first["unix_s"]))
 
+    def unused_s(self, neighbor: int, since_s: float, until_s: float) -> float:
+        """How long before `until_s` a neighbour's snapshot was last used within the two; NaN where none was."""
+        uses = [when for when, _ in self.used(neighbor) if since_s <= when <= until_s]
+        return until_s - max(uses) if uses else math.nan
+
+    def longest_wait_s(self, neighbor: int, since_s: float, until_s: float) -> float:
+        """Longest time within the two in which no snapshot of a neighbour arrived; NaN where none did at all."""
+        arrivals = sorted(arrived for _, arrived in self.used(neighbor) if since_s <= arrived <= until_s)
+        if not arrivals:
+            return math.nan
+        return max(after - before for before, after in pairwise([since_s, *arrivals, until_s]))
+
+    def longest_transfer_s(self, since_s: float, until_s: float) -> float:
+        """Longest time within the two in which no whole frame came, of whatever kind; NaN where none did at all."""
+        lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]
+        came = [
+            after["unix_s"] for before, after in pairwise(lines) if after["bytes_in"] > before["bytes_in"]
+        ]
+        return (
+            max(after - before for before, after in pairwise([since_s, *came, until_s])) if came else math.nan
+        )
+
     def longest_gap_s(self, since_s: float, until_s: float = math.inf) -> float:
         """Longest time without a cycle within one start, beyond a cycle of median length; NaN where nothing is told."""
         lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]
@@ -114,6 +136,11 @@ class NodeEvidence:
             elif sample["pid"] in before:
                 grown.append(sample["resident_bytes"] - before[sample["pid"]])
         return max(grown)
+
+    def descriptors(self, since_s: float, until_s: float = math.inf) -> float:
+        """Median of the open file descriptors: a file that is written for a moment is none that stays open."""
+        found = [each["descriptors"] for each in self.samples if since_s <= each["unix_s"] <= until_s]
+        return float(median(found)) if found else math.nan
 
     def outbursts(self) -> int:
         """Lines of the console that tell of an error that nobody caught."""

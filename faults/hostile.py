@@ -46,6 +46,7 @@ _LARGE_BYTES = 64_000_000
 _PARTS, _PART_BYTES = 10_000, 4_000  # each no longer than a frame
 _IDLE = 200
 _TRY_S = 30.0
+_ABSENCE_S = 5.0  # nobody answers: a cause that lasts is told once, and so the next one is told
 _TRIES = 4  # connections on which recorded bytes are sent again
 
 
@@ -153,11 +154,11 @@ def noise(setting: Setting) -> list[Observation]:
             ("oversize frame", [bytes(_LARGE_BYTES)]),
             ("message of many parts", [bytes(_PART_BYTES)] * _PARTS),
         ):
-            _nobody_there(lab, 2)
+            time.sleep(_ABSENCE_S)
             with Liar(address, keys_of(lab.folder, 2)) as liar:
                 _both_refuse(lab, what, partial(liar.send_to_newcomers, *parts))
         for what, prefix in (("noise for a greeting", b""), ("noise after the greeting", GREETING)):
-            _nobody_there(lab, 2)
+            time.sleep(_ABSENCE_S)
             with serving(address, answer(prefix + bytes(range(1, 256)) * 100)):
                 _both_refuse(lab, what, lambda: None)
         for node in HEARERS:
@@ -285,7 +286,7 @@ def _logged(evidence: Evidence, asked: dict[str, object]) -> bool:
 
 def _pose(lab: Lab, what: str, keys: KeyPair | None, frames: list[bytes]) -> None:
     """Answers in node 4's place, and notes how many neighbours refused that."""
-    _nobody_there(lab, 4)
+    time.sleep(_ABSENCE_S)
     since_s = lab.note(what)
     with Liar(lab.address(4), keys) as liar:
 
@@ -353,15 +354,6 @@ def _record(lab: Lab, node: int, number: int = 3) -> list[bytes]:
 
         lab.wait("frames", enough)
     return frames
-
-
-def _nobody_there(lab: Lab, node: int) -> None:
-    """Waits until its neighbours have told that a node is silent: a cause that lasts is told once, so this comes between two."""
-
-    def last_reason(j: int) -> str:
-        return str([{"reason": ""}, *lab.node(j).told("connection rebuilt", neighbor=node)][-1]["reason"])
-
-    lab.wait("nobody there", lambda: all(last_reason(j).startswith("silent") for j in HEARERS), _TRY_S)
 
 
 def _until_heard(lab: Lab, since_s: float) -> None:

@@ -60,6 +60,46 @@ def test_a_snapshot_counts_from_its_arrival_not_from_its_use(tmp_path: Path) -> 
     assert math.isnan(node.heard_after(4, 0))
 
 
+def test_the_use_of_an_old_snapshot_is_looked_for_within_the_fault(tmp_path: Path) -> None:
+    """A use after it does not count, and where there was none nothing is known."""
+    write(tmp_path / "metrics.jsonl", cycle(1, 1, n2=0), cycle(2, 4, n2=3), cycle(3, 6), cycle(4, 9, n2=1))
+    node = NodeEvidence(tmp_path, [])
+    assert (node.oldest_used_s(2, 1000, 1007), node.unused_s(2, 1000, 1007)) == (3, 3)
+    assert (node.oldest_used_s(2, 1005, 1010), node.unused_s(2, 1005, 1010)) == (1, 1)
+    assert math.isnan(node.oldest_used_s(2, 1005, 1007))
+    assert math.isnan(node.unused_s(2, 1005, 1007))
+
+
+def test_the_longest_wait_counts_from_the_first_moment_to_the_last(tmp_path: Path) -> None:
+    """What never comes, at the beginning, between two or at the end, is waited for."""
+    write(tmp_path / "metrics.jsonl", cycle(1, 3, n2=0), cycle(2, 4, n2=1), cycle(3, 8, n2=0.5))
+    node = NodeEvidence(tmp_path, [])
+    assert node.longest_wait_s(2, 1000, 1008) == 4.5
+    assert node.longest_wait_s(2, 1002, 1020) == 12.5
+    assert node.longest_wait_s(2, 998, 1008) == 5
+    assert math.isnan(node.longest_wait_s(2, 1008, 1020))
+    assert math.isnan(node.longest_wait_s(4, 1000, 1020))
+
+
+def test_a_frame_shows_in_the_bytes_that_came_whatever_it_holds(tmp_path: Path) -> None:
+    """A repeated one has no new age; until the end of the time counts too."""
+    came = [0, 0, 20, 20, 20, 40, 40]
+    write(tmp_path / "metrics.jsonl", *(cycle(at, at) | {"bytes_in": n} for at, n in enumerate(came)))
+    node = NodeEvidence(tmp_path, [])
+    assert node.longest_transfer_s(1000, 1006) == 3
+    assert node.longest_transfer_s(1000, 1011) == 6
+    assert math.isnan(node.longest_transfer_s(1005, 1006))
+
+
+def test_a_descriptor_that_is_open_for_a_moment_does_not_count(tmp_path: Path) -> None:
+    """One that stays does; where nothing was sampled nothing is known."""
+    counts = [20, 20, 23, 20, 21, 21, 21]
+    node = NodeEvidence(tmp_path, [sample(at, 90) | {"descriptors": n} for at, n in enumerate(counts)])
+    assert node.descriptors(1000, 1003) == 20
+    assert node.descriptors(1004) == 21
+    assert math.isnan(node.descriptors(1007))
+
+
 def test_a_pause_is_what_exceeds_a_cycle_within_one_start(tmp_path: Path) -> None:
     """The time between two starts is no pause; a window of several cycles is measured by its cycles."""
     write(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket as tcp
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ from relay import Relay, Weather
 from transport.inbox import MAX_FRAMES_PER_S, QUARANTINE_S
 from transport.link import Link
 from transport.subscription import _data_age_s
-from transport.wire import Expected
+from transport.wire import Expected, Schema
 
 pytestmark = pytest.mark.system
 
@@ -184,8 +186,31 @@ def test_how_long_a_connection_is_silent_cannot_be_told_of_what_is_none(tmp_path
         assert near.recv(1) == b"."  # it is open still
 
 
+def test_a_neighbour_that_cannot_be_reached_is_not_called_silent(net: Net) -> None:
+    """Libzmq goes on trying; a fresh socket would come with a pause, and the neighbour be found later."""
+    passed_s, address = 0.0, free_address()
+    two = net.link(2, neighbor(1, address), clock=lambda: time.monotonic() + passed_s)
+    for turn in range(1, 4):  # a publish tells that the clock was looked at
+        passed_s += 1000
+        two.publish(frame(2, turn))
+        until(lambda: two.statistics().publishes == turn)  # noqa: B023 - called within this turn
+    assert two.statistics().neighbors[1].rebuilds == 0
+    returns_to_honest(net, two, address)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells whether bytes arrive")
+def test_a_connection_for_large_frames_is_built_anew_as_soon_as_one_for_small_ones(net: Net) -> None:
+    """A frame under way shows in its bytes. Where none arrive, waiting for it would only prolong an outage."""
+    large = Schema("large", (("weight", (2_500_000,)),))
+    one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
+    expected = Expected("run", 1, large)
+    two = net.link(2, replace(neighbor(1, one.address), expected=expected), republish_s=0.1)
+    until(lambda: two.statistics().neighbors[1].rebuilds)
+    assert net.told(2, "connection_rebuilt")[0]["reason"] == "silent for 0.3 s"
+
+
 def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
-    """A frame that takes twice the time allowed for silence arrives all the same."""
+    """A frame that takes twice the time allowed for silence arrives all the same: an unfinished one is no silence."""
     one = net.link(1, neighbor(2, free_address()), republish_s=0.1)
     with Relay(one.address) as relay:
         relay.weather = Weather(bytes_per_s=33_000)

@@ -32,6 +32,7 @@ _MIXED = "one end is insecure and the other is not"
 # Fields of Linux' tcp_info: tcpi_last_data_recv, in milliseconds, and tcpi_bytes_received.
 _LAST_DATA_RECEIVED, _BYTES_RECEIVED = struct.Struct("=52xI"), struct.Struct("=128xQ")
 _WIRE_OVERHEAD_BYTES = _CURVE_OVERHEAD_BYTES + 9  # and ZMTP's own, for each frame
+_TELLS_OF_CONNECTIONS = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ class Subscription:
         self.bytes_in = self.rebuilds = 0
         self.connected = False
         self._wiring = wiring
-        # A large frame may take longer than three republishes on a slow line.
-        slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
-        self._patience_s = max(_SILENT_REPUBLISHES * wiring.republish_s, slowest_s)
+        self._patience_s = _SILENT_REPUBLISHES * wiring.republish_s
+        if not _TELLS_OF_CONNECTIONS:
+            # A large frame may take longer on a slow line, and nothing would tell that it is under way.
+            slowest_s = neighbor.expected.max_frame_bytes / _SLOWEST_BYTES_PER_S
+            self._patience_s = max(self._patience_s, slowest_s)
         self._backoff_s = _FIRST_BACKOFF_S
         self._reopen_s = -math.inf
         self._last_reason: str | None = None
@@ -120,14 +123,17 @@ class Subscription:
             return self._rebuild("its name leads to another address", wait_s=0.0)
         if line.lost_s is not None and now_s - line.lost_s >= _LOST_GRACE_S:
             return self._rebuild("ended: oversize frame or garbage")
-        if now_s - line.heard_s >= self._patience_s:
+        # Without a connection there is nothing to hear: libzmq tries again, and a fresh socket would only do so later.
+        connected = line.descriptor >= 0
+        if connected and now_s - line.heard_s >= self._patience_s:
             # An unfinished frame is no silence.
             line.heard_s = max(line.heard_s, now_s - _data_age_s(line.descriptor))
             if now_s - line.heard_s >= self._patience_s:
                 return self._rebuild(f"silent for {self._patience_s:g} s")
         lost_due_s = math.inf if line.lost_s is None else line.lost_s + _LOST_GRACE_S
         lookup_due_s = self._lookup.due_s if line.searching else math.inf
-        return min(line.heard_s + self._patience_s, lost_due_s, lookup_due_s)
+        silent_due_s = line.heard_s + self._patience_s if connected else math.inf
+        return min(silent_due_s, lost_due_s, lookup_due_s)
 
     def close(self) -> None:
         """Closes the socket and its monitor."""
@@ -205,7 +211,7 @@ class Subscription:
             self._report_refusal("MalformedFrameError")
             self._rebuild("sent a message of several parts")
             return
-        verdict = self.inbox.offer(frame, now_s, self._arrived(self._line, len(frame)))
+        verdict = self.inbox.offer(frame, now_s, self._arrived(line, len(frame)))
         if isinstance(verdict, Refused):
             self._report_refusal(type(verdict.error).__name__)
             if isinstance(verdict.error, FloodError):
@@ -235,7 +241,7 @@ class Subscription:
                 return
             if event == zmq.Event.CONNECTED:
                 self._line.descriptor, self._line.searching = value, False
-                self._line.received_bytes = 0
+                self._line.received_bytes, self._line.heard_s = 0, self._wiring.clock()
             elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected = True
                 self._wiring.report("connection_up", neighbor=self.neighbor.id)
@@ -245,6 +251,7 @@ class Subscription:
                 self._wiring.report("connection_lost", neighbor=self.neighbor.id)
             elif event == zmq.Event.CONNECT_RETRIED:
                 self._line.lost_s, self._line.searching = None, True
+                self._last_reason = None  # whatever spoke there is gone; what comes next is told again
 
 
 def _data_age_s(descriptor: int) -> float:
@@ -255,7 +262,7 @@ def _data_age_s(descriptor: int) -> float:
 
 def _tcp_info(descriptor: int, field: struct.Struct) -> int | None:
     """What the kernel knows of a connection of libzmq's; None where that cannot be told."""
-    if descriptor < 0 or sys.platform != "linux":
+    if descriptor < 0 or not _TELLS_OF_CONNECTIONS:
         return None
     try:
         connection = tcp.socket(fileno=descriptor)
