@@ -125,6 +125,30 @@ def test_memory_is_compared_within_one_process(tmp_path: Path) -> None:
     assert node.resident_growth_bytes(1006) == 0
 
 
+def test_arrivals_are_counted_once_however_often_they_are_used(tmp_path: Path) -> None:
+    """Its age is told anew at each use, never to the millisecond."""
+    ages = [(1.0, 0.5), (1.1, 0.601), (1.2, 0.7), (1.3, 0.1), (1.4, 0.199), (9.0, 0.1)]
+    write(tmp_path / "metrics.jsonl", *(cycle(n, at, n2=age) for n, (at, age) in enumerate(ages)))
+    node = NodeEvidence(tmp_path, [])
+    assert node.arrivals(2, 1000, 1005) == 2
+    assert node.arrivals(2, 1000.6) == 2
+    assert node.arrivals(3, 1000) == 0
+    assert node.oldest_used_s(2, 1000, 1005) == pytest.approx(0.7)
+    assert math.isnan(node.oldest_used_s(2, 1002, 1005))
+
+
+def test_the_transport_s_share_of_a_processor_is_told_of_one_process(tmp_path: Path) -> None:
+    """Between the first and the last sample of a stretch; not over a restart, nor of a single sample."""
+    samples = [
+        sample(second, 90, pid) | {"other_cpu_s": busy_s}
+        for second, pid, busy_s in ((0, 7, 1.0), (1, 7, 1.1), (5, 7, 1.5), (6, 8, 0.1))
+    ]
+    node = NodeEvidence(tmp_path, samples)
+    assert node.transport_cpu(1000, 1005) == pytest.approx(0.1)
+    assert math.isnan(node.transport_cpu(1000, 1006))
+    assert math.isnan(node.transport_cpu(1000, 1000.5))
+
+
 def test_an_uncaught_error_is_found_on_the_console(tmp_path: Path) -> None:
     """Python's and libzmq's; a node without a console has none."""
     assert NodeEvidence(tmp_path, []).outbursts() == 0

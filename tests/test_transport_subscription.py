@@ -157,6 +157,24 @@ def test_garbage_instead_of_a_greeting_is_survived(net: Net) -> None:
     returns_to_honest(net, two, address)
 
 
+def test_a_cause_is_told_once_while_it_lasts_and_again_when_it_is_back(net: Net) -> None:
+    """Between two impostors nobody was there: the second is news."""
+    address = free_address()
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    two = net.link(2, neighbor(1, address))
+    for times in (1, 2):
+        with tcp.create_server((host, int(port))) as server:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+                    rebuilds = two.statistics().neighbors[1].rebuilds
+                    until(lambda: two.statistics().neighbors[1].rebuilds > rebuilds)  # noqa: B023 - called within this turn
+        assert len(net.told(2, "connection_rebuilt")) == times
+        (subscription,) = two._subscriptions  # no door tells that it tries in vain
+        until(lambda: subscription._line and subscription._line.searching)  # noqa: B023 - called within this turn
+
+
 def test_a_refused_node_returns_once_it_is_known(net: Net) -> None:
     """By itself libzmq never asks again; the link does."""
     with Link(net.settings(1, neighbor(3, free_address()))) as one:
