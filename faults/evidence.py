@@ -126,14 +126,14 @@ class NodeEvidence:
         cycle_s = median([seconds / cycles for seconds, cycles in steps])
         return float(max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps)))
 
-    def resident_growth_bytes(self, since_s: float) -> float:
-        """Largest resident memory after `since_s` above the last before it, over processes that stood at that time."""
+    def resident_growth_bytes(self, since_s: float, until_s: float = math.inf) -> float:
+        """Largest resident memory within the two above the last before, over processes that stood at `since_s`."""
         before: dict[int, int] = {}
         grown = [0.0]
         for sample in self.samples:
             if sample["unix_s"] < since_s:
                 before[sample["pid"]] = sample["resident_bytes"]
-            elif sample["pid"] in before:
+            elif sample["unix_s"] <= until_s and sample["pid"] in before:
                 grown.append(sample["resident_bytes"] - before[sample["pid"]])
         return max(grown)
 
@@ -187,18 +187,21 @@ class Evidence:
         """The journal's lines about a deed."""
         return [line for line in self.journal if line["what"] == what]
 
-    def invariants(self, honest: Iterable[int], since_s: float, degree: int) -> list[Observation]:
+    def invariants(
+        self, honest: Iterable[int], since_s: float, degree: int, until_s: float = math.inf
+    ) -> list[Observation]:
         """What must hold in every row.
 
         Args:
             honest: Nodes to which nothing was done.
             since_s: When the fault began.
             degree: Most neighbours of a node.
+            until_s: Until when memory is looked at; a save, which comes with the stop, needs some of its own.
         """
         nodes = [self.nodes[node] for node in honest]
         room = (degree + 2) * max(node.snapshot_bytes() for node in nodes) + SPARE_BYTES
         gaps = [node.longest_gap_s(since_s) for node in nodes]
-        grown = [node.resident_growth_bytes(since_s) for node in nodes]
+        grown = [node.resident_growth_bytes(since_s, until_s) for node in nodes]
         return [
             Observation("longest pause of an honest node beyond a cycle", worst(gaps), GAP_S, "s"),
             Observation("resident memory above that before", max(grown) / MB, room / MB, "MB"),

@@ -15,7 +15,7 @@ ROWS = (
     Row(7, "late joiner", "the last of three nodes starts 60 s after the others", processes.late),
     Row(8, "start order", "five nodes on a ring in 20 orders", processes.order),
     Row(9, "partition", "a node's packets are dropped for 30 s: all, those to it, those from it", network.partition, namespaces.no_namespaces),
-    Row(10, "reset storm", "every packet of a node is answered with a TCP reset for 10 s", network.storm, namespaces.no_namespaces),
+    Row(10, "reset storm", "every packet of a node is answered with a TCP reset, for 2 s and for 10 s", network.storm, namespaces.no_namespaces, quick=True),
     Row(11, "loss; slow line", "5% of all packets are lost; 8 Mbit/s for snapshots of 20 MB", network.poor, namespaces.no_slow_links),
     Row(12, "bad line", "200±100 ms late in slices of 7 bytes; then a bit flipped in every 5 kB", hostile.weather),
     Row(13, "flood", "good frames under a neighbour's key, 1000 times as fast as an honest node's, 30 s", hostile.flood),

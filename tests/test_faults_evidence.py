@@ -122,6 +122,7 @@ def test_memory_is_compared_within_one_process(tmp_path: Path) -> None:
         tmp_path, [sample(0, 90), sample(1, 100), sample(3, 130), sample(4, 110), sample(5, 500, pid=8)]
     )
     assert node.resident_growth_bytes(1002) == 30 * MB
+    assert node.resident_growth_bytes(1002, 1002.5) == 0
     assert node.resident_growth_bytes(1006) == 0
 
 

@@ -93,7 +93,8 @@ class Wiring:
             zmq.IPV6: 1,
             zmq.HANDSHAKE_IVL: 5000,
             zmq.TCP_KEEPALIVE: 1,
-            zmq.TCP_KEEPALIVE_IDLE: 10,
+            # A subscriber sends nothing: only this tells it that the other end was reset, and it not.
+            zmq.TCP_KEEPALIVE_IDLE: 3,
             zmq.TCP_KEEPALIVE_INTVL: 5,
             zmq.TCP_KEEPALIVE_CNT: 3,
         }
