@@ -72,6 +72,7 @@ class CheckpointMeta:
 
 
 _RECORD = TypeAdapter(CheckpointMeta)
+_FIELDS = tuple(field.name for field in fields(CheckpointMeta))
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,13 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else record
         raise InputError(where, f"format = {found!r}", f"this version reads format {FORMAT}")
-    missing = [field.name for field in fields(CheckpointMeta) if field.name not in record]
+    missing = [name for name in _FIELDS if name not in record]
     if missing:
         raise InputError(where, f"no field {missing[0]}", _MEND)
+    # A bit flipped in the name of its digest would leave the record without one.
+    unknown = [name for name in record if name not in (*_FIELDS, "format", "digest", "record_digest")]
+    if unknown:
+        raise InputError(where, f"unknown field {unknown[0]!r}", _MEND)
     # Earlier records have no digest of themselves.
     if record.get("record_digest", expected := _record_digest(record)) != expected:
         raise InputError(where, "the content does not fit its digest (changed)", _MEND)

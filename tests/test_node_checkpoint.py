@@ -169,6 +169,19 @@ def test_a_field_of_another_type_is_refused_by_name(tmp_path: Path, field: str, 
         load(path)
 
 
+def test_no_flipped_bit_of_the_record_goes_unseen(tmp_path: Path) -> None:
+    """Not even one that takes away the digest of the record itself."""
+    path = save(tmp_path, meta(10), TENSORS)
+    record = path.with_suffix(".json").read_bytes()
+    for at in range(len(record)):
+        for bit in range(8):
+            changed = bytearray(record)
+            changed[at] ^= 1 << bit
+            path.with_suffix(".json").write_bytes(changed)
+            with pytest.raises(InputError):
+                load(path)
+
+
 def test_a_write_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
     """And leaves no part file behind."""
     path = tmp_path / "file"
