@@ -127,12 +127,12 @@ class NodeEvidence:
         return float(max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps)))
 
     def resident_growth_bytes(self, since_s: float, until_s: float = math.inf) -> float:
-        """Largest resident memory within the two above the last before, over processes that stood at `since_s`."""
+        """Largest resident memory within the two above the largest before, over processes that stood at `since_s`."""
         before: dict[int, int] = {}
         grown = [0.0]
         for sample in self.samples:
             if sample["unix_s"] < since_s:
-                before[sample["pid"]] = sample["resident_bytes"]
+                before[sample["pid"]] = max(before.get(sample["pid"], 0), sample["resident_bytes"])
             elif sample["unix_s"] <= until_s and sample["pid"] in before:
                 grown.append(sample["resident_bytes"] - before[sample["pid"]])
         return max(grown)
@@ -204,7 +204,7 @@ class Evidence:
         grown = [node.resident_growth_bytes(since_s, until_s) for node in nodes]
         return [
             Observation("longest pause of an honest node beyond a cycle", worst(gaps), GAP_S, "s"),
-            Observation("resident memory above that before", max(grown) / MB, room / MB, "MB"),
+            Observation("resident memory above the most before", max(grown) / MB, room / MB, "MB"),
             Observation("uncaught errors", sum(node.outbursts() for node in self.nodes.values()), 0),
             Observation("saved cycles lost", max(node.lost_cycles() for node in self.nodes.values()), 0),
         ]

@@ -117,10 +117,9 @@ def test_a_pause_is_what_exceeds_a_cycle_within_one_start(tmp_path: Path) -> Non
 
 
 def test_memory_is_compared_within_one_process(tmp_path: Path) -> None:
-    """With its last sample before the time; a process that came later has nothing to be compared with."""
-    node = NodeEvidence(
-        tmp_path, [sample(0, 90), sample(1, 100), sample(3, 130), sample(4, 110), sample(5, 500, pid=8)]
-    )
+    """With the most that it had before; a process that came later has nothing to be compared with."""
+    samples = [sample(0, 100), sample(1, 90), sample(3, 130), sample(4, 110), sample(5, 500, pid=8)]
+    node = NodeEvidence(tmp_path, samples)
     assert node.resident_growth_bytes(1002) == 30 * MB
     assert node.resident_growth_bytes(1002, 1002.5) == 0
     assert node.resident_growth_bytes(1006) == 0
