@@ -77,7 +77,7 @@ fuzz: install
 	$(BIN)/python -m fuzz.campaign --runs $(FUZZ_RUNS) --file-runs $(FUZZ_FILE_RUNS)
 	$(BIN)/python benchmarks/tables.py
 
-# What docs/reliability.md promises, done to real nodes: about half an hour, and SOAK_S=7200 for the long soak.
+# What docs/reliability.md promises, done to real nodes: about 40 minutes, and SOAK_S=7200 for the long soak.
 faults: install
 	PYTHONPATH=tests $(BIN)/python -m faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --output $(FAULTS)
 	$(BIN)/python benchmarks/tables.py

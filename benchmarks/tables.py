@@ -162,7 +162,7 @@ def faults(name: str) -> str:
         lines.append(f"| {row['row']} | {row['fault']} | {row['injected']} | {seen} | {verdict} |")
     done = load(name)
     passed = sum(bool(row.get("passed")) for row in done["rows"])
-    return "\n".join([*lines, "", f"{passed} of {len(done['rows'])} pass; seed {done['seed']}."])
+    return "\n".join([*lines, "", f"{passed} of {len(done['rows'])} pass; seed {done['seed']}, {done['soak_s']:,.0f} s of soak."])
 
 
 def load(name: str) -> Any:
