@@ -31,6 +31,7 @@ def main() -> None:
     wanted = [row for row in ROWS if row.number in options.rows and (row.quick or not options.quick)]
     print(f"seed {options.seed}", flush=True)
     shutil.rmtree(options.folder, ignore_errors=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     done = []
     for row in wanted:
         setting = Setting(
@@ -38,8 +39,8 @@ def main() -> None:
         )
         done.append(record(row, setting))
         print(lines(done[-1]), flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(_result(options, done), indent=1) + "\n", encoding="utf-8")
+        # After each row: what was done in an hour is not lost with what is yet to come.
+        options.output.write_text(json.dumps(_result(options, done), indent=1) + "\n", encoding="utf-8")
     passed, skipped = (sum(bool(row.get(key)) for row in done) for key in ("passed", "skipped"))
     print(f"{passed} of {len(done)} rows passed, {skipped} skipped; {options.output}")
     sys.exit(passed + skipped < len(done))
