@@ -165,12 +165,25 @@ def faults(name: str) -> str:
     return "\n".join([*lines, "", f"{passed} of {len(done['rows'])} pass; seed {done['seed']}."])
 
 
+def coverage() -> str:
+    """Branches of each package that a test takes."""
+    lines = ["| | branches | covered | limit |", "|---|---|---|---|"]
+    for name, counts in load("coverage.json")["packages"].items():
+        label = "all together" if name == "all" else f"`{name}`"
+        limit = f"{counts['limit']:.0f}%" if counts["limit"] else ""
+        lines.append(
+            f"| {label} | {counts['covered_branches']} of {counts['branches']} | {counts['percent']:.1f}% | {limit} |"
+        )
+    return "\n".join(lines)
+
+
 def load(name: str) -> Any:
     """A file of results/."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 DOCUMENTS = {
+    "CONTRIBUTING.md": {"coverage": coverage},
     "README.md": {"first-look": first_look, "node-costs": node_costs},
     "docs/docker.md": {"containers": containers},
     "docs/reliability.md": {
