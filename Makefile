@@ -14,7 +14,7 @@ SOAK_S ?= 120
 FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test test-compose bench bench-compose fuzz faults clean
+.PHONY: install demo first-look lint types unit system test coverage test-compose bench bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -57,6 +57,14 @@ system: install
 	$(BIN)/python -m pytest -q -m system
 
 test: lint types unit system
+
+# Branches that the tests take, in the processes that they start too.
+coverage: install
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o .coverage-report.json
+	$(BIN)/python benchmarks/branches.py .coverage-report.json; enough=$$?; $(BIN)/python benchmarks/tables.py && exit $$enough
 
 # Needs a Docker engine and `docker compose` or docker-compose; builds the image and runs the cluster.
 test-compose: install

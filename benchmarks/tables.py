@@ -162,7 +162,25 @@ def faults(name: str) -> str:
         lines.append(f"| {row['row']} | {row['fault']} | {row['injected']} | {seen} | {verdict} |")
     done = load(name)
     passed = sum(bool(row.get("passed")) for row in done["rows"])
-    return "\n".join([*lines, "", f"{passed} of {len(done['rows'])} pass; seed {done['seed']}, {done['soak_s']:,.0f} s of soak."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{passed} of {len(done['rows'])} pass; seed {done['seed']}, {done['soak_s']:,.0f} s of soak.",
+        ]
+    )
+
+
+def coverage() -> str:
+    """Branches of each package that a test takes."""
+    lines = ["| | branches | covered | limit |", "|---|---|---|---|"]
+    for name, counts in load("coverage.json")["packages"].items():
+        label = "all together" if name == "all" else f"`{name}`"
+        limit = f"{counts['limit']:.0f}%" if counts["limit"] else ""
+        lines.append(
+            f"| {label} | {counts['covered_branches']} of {counts['branches']} | {counts['percent']:.1f}% | {limit} |"
+        )
+    return "\n".join(lines)
 
 
 def load(name: str) -> Any:
@@ -171,6 +189,7 @@ def load(name: str) -> Any:
 
 
 DOCUMENTS = {
+    "CONTRIBUTING.md": {"coverage": coverage},
     "README.md": {"first-look": first_look, "node-costs": node_costs},
     "docs/docker.md": {"containers": containers},
     "docs/reliability.md": {
