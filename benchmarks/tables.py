@@ -166,7 +166,7 @@ def faults(name: str) -> str:
         [
             *lines,
             "",
-            f"{passed} of {len(done['rows'])} pass; seed {done['seed']}, {done['soak_s']:,.0f} s of soak.",
+            f"{passed} of {len(done['rows'])} pass. Last run: `{done['command']}`.",
         ]
     )
 

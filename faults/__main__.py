@@ -13,6 +13,7 @@ import os
 import platform
 import random
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -32,15 +33,15 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    done = []
+    done, origin = [], {"seed": options.seed, "commit": _commit()}
     for row in wanted:
         setting = Setting(
             options.folder / f"row-{row.number:02d}", options.quick, options.seed, options.soak_s
         )
-        done.append(record(row, setting))
+        done.append(record(row, setting) | origin)
         print(lines(done[-1]), flush=True)
         # After each row: what was done in an hour is not lost with what is yet to come.
-        options.output.write_text(json.dumps(_result(options, done), indent=1) + "\n", encoding="utf-8")
+        write(options.output, _words(options), done)
     passed, skipped = (sum(bool(row.get(key)) for row in done) for key in ("passed", "skipped"))
     print(f"{passed} of {len(done)} rows passed, {skipped} skipped; {options.output}")
     sys.exit(passed + skipped < len(done))
@@ -58,6 +59,23 @@ def record(row: Row, setting: Setting) -> dict[str, Any]:
         return as_json(row, [], time.monotonic() - began_s) | {"error": traceback.format_exc()}
 
 
+def write(output: Path, command: str, done: list[dict[str, Any]]) -> None:
+    """Puts rows into a file of results; other rows that it holds stay."""
+    try:
+        before = json.loads(output.read_bytes())["rows"]
+    except FileNotFoundError:
+        before = []
+    rows = {row["row"]: row for row in [*before, *done]}
+    result = {
+        "command": command,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+        "rows": [rows[number] for number in sorted(rows)],
+    }
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def lines(done: dict[str, Any]) -> str:
     """A row as it is printed."""
     head = f"{done['row']:2d} {done['fault']}: "
@@ -70,16 +88,18 @@ def lines(done: dict[str, Any]) -> str:
     ).rstrip()
 
 
-def _result(options: argparse.Namespace, done: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "command": f"make faults ROWS={','.join(str(row['row']) for row in done)} SEED={options.seed} SOAK_S={options.soak_s:g}",
-        "seed": options.seed,
-        "soak_s": options.soak_s,
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "cores": os.cpu_count(),
-        "rows": done,
-    }
+def _words(options: argparse.Namespace) -> str:
+    """The command that does this again."""
+    all_of_them = options.rows == [row.number for row in ROWS]
+    rows = "" if all_of_them else f"ROWS={','.join(map(str, options.rows))} "
+    return f"make faults {rows}SEED={options.seed} SOAK_S={options.soak_s:g}"
+
+
+def _commit() -> str | None:
+    """What was tested, `-dirty` where it is not what was committed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _options() -> argparse.Namespace:

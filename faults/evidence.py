@@ -59,6 +59,15 @@ class NodeEvidence:
             and all(line.get(key) == value for key, value in fields.items())
         ]
 
+    @property
+    def ready_s(self) -> float:
+        """When its last start was ready."""
+        return float(self.told("node ready")[-1]["unix_s"])
+
+    def refused(self, neighbor: int, kind: str) -> int:
+        """Frames of a neighbour that the last start refused for one kind of error, as its last line of metrics counts them."""
+        return int(self.metrics[-1]["refused"].get(str(neighbor), {}).get(kind, 0))
+
     def used(self, neighbor: int) -> list[tuple[float, float]]:
         """(when, when it had arrived) of each use of a neighbour's snapshot that a line of metrics tells of."""
         return [
@@ -67,9 +76,9 @@ class NodeEvidence:
             if str(neighbor) in line["age_s"]
         ]
 
-    def heard_after(self, neighbor: int, since_s: float) -> float:
-        """Seconds from `since_s` to the arrival of the first snapshot of a neighbour after it; NaN for never."""
-        later = [arrived for _, arrived in self.used(neighbor) if arrived >= since_s]
+    def heard_after(self, neighbor: int, since_s: float, until_s: float = math.inf) -> float:
+        """Seconds from `since_s` to the arrival of the first snapshot of a neighbour in a stretch of time; NaN for none."""
+        later = [arrived for _, arrived in self.used(neighbor) if since_s <= arrived <= until_s]
         return min(later) - since_s if later else math.nan
 
     def oldest_used_s(self, neighbor: int, since_s: float, until_s: float) -> float:
@@ -114,28 +123,37 @@ class NodeEvidence:
         )
 
     def longest_gap_s(self, since_s: float, until_s: float = math.inf) -> float:
-        """Longest time without a cycle within one start, beyond a cycle of median length; NaN where nothing is told."""
-        lines = [line for line in self.metrics if since_s <= line["unix_s"] <= until_s]
+        """Longest time without a cycle within one start, beyond a cycle; NaN where nothing is told.
+
+        A pause that had begun at `since_s` counts whole. A cycle is as long as the median of those before, where there are any.
+        """
         steps = [
-            (after["time_s"] - before["time_s"], after["cycle"] - before["cycle"])
-            for before, after in pairwise(lines)
-            if before["boot"] == after["boot"]
+            (after["unix_s"], after["time_s"] - before["time_s"], after["cycle"] - before["cycle"])
+            for before, after in pairwise(self.metrics)
+            if before["boot"] == after["boot"] and before["unix_s"] <= until_s
         ]
-        if not steps:
+        during = [(seconds, cycles) for at_s, seconds, cycles in steps if at_s >= since_s]
+        if not during:
             return math.nan
-        cycle_s = median([seconds / cycles for seconds, cycles in steps])
-        return float(max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in steps)))
+        usual = [(seconds, cycles) for at_s, seconds, cycles in steps if at_s < since_s] or during
+        cycle_s = median([seconds / cycles for seconds, cycles in usual])
+        return float(max(0.0, *(seconds - cycles * cycle_s for seconds, cycles in during)))
 
     def resident_growth_bytes(self, since_s: float, until_s: float = math.inf) -> float:
-        """Largest resident memory within the two above the largest before, over processes that stood at `since_s`."""
-        before: dict[int, int] = {}
-        grown = [0.0]
+        """Largest resident memory within the two above the largest before, of a process seen in both; NaN where there is none.
+
+        Between two samples the kernel's own record of the most counts, where it keeps one.
+        """
+        before: dict[tuple[int, str], int] = {}
+        grown: list[float] = []
         for sample in self.samples:
-            if sample["unix_s"] < since_s:
-                before[sample["pid"]] = max(before.get(sample["pid"], 0), sample["resident_bytes"])
-            elif sample["unix_s"] <= until_s and sample["pid"] in before:
-                grown.append(sample["resident_bytes"] - before[sample["pid"]])
-        return max(grown)
+            for key in ("resident_bytes", "most_resident_bytes"):
+                what, value = (sample["pid"], key), sample.get(key, sample["resident_bytes"])
+                if sample["unix_s"] < since_s:
+                    before[what] = max(before.get(what, 0), value)
+                elif sample["unix_s"] <= until_s and what in before:
+                    grown.append(value - before[what])
+        return max(0.0, *grown) if grown else math.nan
 
     def descriptors(self, since_s: float, until_s: float = math.inf) -> float:
         """Median of the open file descriptors: a file that is written for a moment is none that stays open."""
@@ -204,8 +222,9 @@ class Evidence:
         grown = [node.resident_growth_bytes(since_s, until_s) for node in nodes]
         return [
             Observation("longest pause of an honest node beyond a cycle", worst(gaps), GAP_S, "s"),
-            Observation("resident memory above the most before", max(grown) / MB, room / MB, "MB"),
+            Observation("resident memory above the most before", worst(grown) / MB, room / MB, "MB"),
             Observation("uncaught errors", sum(node.outbursts() for node in self.nodes.values()), 0),
+            Observation("conditions that the run waited for in vain", len(self.done("waited in vain")), 0),
             Observation("saved cycles lost", max(node.lost_cycles() for node in self.nodes.values()), 0),
         ]
 

@@ -46,6 +46,7 @@ class Sampler:
         self._folder = folder
         self._launcher_pid = launcher_pid
         self._stop = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     def __enter__(self) -> Self:
@@ -57,6 +58,8 @@ class Sampler:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        if not self._ended:
+            raise RuntimeError(f"the sampler of {self._folder} died")
 
     def _run(self) -> None:
         with (self._folder / "samples.jsonl").open("a", encoding="utf-8") as file:
@@ -65,6 +68,7 @@ class Sampler:
                     with contextlib.suppress(psutil.Error):
                         file.write(json.dumps({"node": node} | _sample(psutil.Process(pid))) + "\n")
                 file.flush()
+        self._ended = True
 
     def _processes(self) -> Iterable[tuple[int | str, int]]:
         if self._launcher_pid is not None:
@@ -199,7 +203,7 @@ class Lab:
         return NodeEvidence(self.folder / "nodes" / str(node), [])
 
     def wait(self, what: str, condition: Callable[[], Any], within_s: float = 60) -> bool:
-        """Waits for something that a log or a status tells; that it did not come about is noted, not raised."""
+        """Waits for something that a log or a status tells; that it did not come about is noted, and fails the row."""
         deadline_s = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > deadline_s:
@@ -219,6 +223,14 @@ class Lab:
             enough = self.status(node).get("cycle", 0) + cycles
             if not self.wait(f"node {node} trains", partial(self._has_trained, node, enough)):
                 raise RuntimeError(f"node {node} does not train: {self.folder}/nodes/{node}/console.log")
+
+    def until_heard(self, node: int, hearers: Iterable[int], since_s: float) -> None:
+        """Waits until a snapshot of a node that arrived after this time was used by its neighbours."""
+        others = list(hearers)
+        self.wait(
+            f"node {node} is heard",
+            lambda: all(self.node(j).heard_after(node, since_s) >= 0 for j in others),
+        )
 
     def _has_trained(self, node: int, cycles: int) -> bool:
         status = self.status(node)
@@ -281,7 +293,7 @@ def status_of(directory: Path) -> dict[str, Any]:
 
 def _sample(process: psutil.Process) -> dict[str, Any]:
     with process.oneshot():
-        return {
+        return _most_resident(process.pid) | {
             "unix_s": time.time(),
             "pid": process.pid,
             "resident_bytes": process.memory_info().rss,
@@ -292,3 +304,12 @@ def _sample(process: psutil.Process) -> dict[str, Any]:
             "other_cpu_s": sum(t.user_time + t.system_time for t in process.threads() if t.id != process.pid),
             "status": process.status(),
         }
+
+
+def _most_resident(pid: int) -> dict[str, int]:
+    """The most resident memory that a process ever had, where the kernel keeps it."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return {"most_resident_bytes": int(line.split()[1]) * 1024}
+    return {}

@@ -32,6 +32,7 @@ SPARED = 1
 FRESH_S = 5.0
 GROWTH_BYTES = 8 * MB
 _QUIET_S = 4.0
+_NO_DEEDS, _KINDS, _LONG_S = {"begin", "calm", "end"}, 8, 600.0  # the weather, good or bad, is one kind
 _KILLS_APART_S = 80.0  # the launcher gives up a node after five restarts in five minutes
 _SETTINGS = ("checkpoint.every_s=3", "checkpoint.every_epochs=1000000", "output.samples_every_epochs=1000000",
              "exchange.republish_s=0.5", "cooperation.consider_probability=1", "epochs=10000000",
@@ -190,6 +191,9 @@ def judge(folder: Path, began_s: float, calm_s: float, ended_s: float, code: int
     return [
         Observation("deeds", len(evidence.journal) - 3, 1, at_least=True),
         Observation("kills", len(kills), 1, at_least=True),
+        Observation("kinds of deeds", len({line["what"] for line in evidence.journal} - _NO_DEEDS), _KINDS if ended_s - began_s > _LONG_S else 1, at_least=True),
+        Observation("starts beside the first and those after kills", sum(len(node.told("node ready")) - 1 for node in evidence.nodes.values()) - len(kills), 0),
+        Observation("starts of node 1 beside the first", len(evidence[SPARED].told("node ready")) - 1, 0),
         Observation("kills after which the node did not resume from its newest checkpoint", returns.count(False), 0),
         Observation("a snapshot on every edge after the last deed", worst(fresh), 2 * FRESH_S, "s"),
         *_flat("node 1", evidence[SPARED], began_s, ended_s),

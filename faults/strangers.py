@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -194,21 +195,38 @@ def garbage(address: str, noise: bytes) -> None:
             connection.sendall(prefix + noise)
 
 
+@dataclass(frozen=True)
+class Served:
+    """What became of a connection.
+
+    Attributes:
+        seconds: How long it stood.
+        cut_off: Whether the other end broke it before all was said, or was silent for long.
+    """
+
+    seconds: float
+    cut_off: bool
+
+
 @contextlib.contextmanager
-def serving(address: str, serve: Callable[[tcp.socket], None]) -> Iterator[list[float]]:
-    """A plain server that treats each connection with `serve`, one after another; yields when each of them was done."""
+def serving(address: str, serve: Callable[[tcp.socket], None]) -> Iterator[list[Served]]:
+    """A plain server that treats each connection with `serve`, one after another; yields what became of each."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    done: list[float] = []
+    done: list[Served] = []
     stop = threading.Event()
 
     def run(server: tcp.socket) -> None:
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 connection, _ = server.accept()
-                with connection, contextlib.suppress(OSError):  # the other end may close at any time
+                began_s, cut_off = time.monotonic(), False
+                with connection:
                     connection.settimeout(_PATIENCE_S)
-                    serve(connection)
-                done.append(time.time())
+                    try:
+                        serve(connection)
+                    except OSError:
+                        cut_off = True
+                done.append(Served(time.monotonic() - began_s, cut_off))
 
     with tcp.create_server((host, int(port))) as server:
         server.settimeout(0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import checkpoints, hostile, namespaces, network, processes, soak
+from faults import checkpoints, hostile, namespaces, network, processes, soak, weather
 from faults.verdicts import Row
 
 ROWS = (
@@ -17,7 +17,7 @@ ROWS = (
     Row(9, "partition", "a node's packets are dropped for 30 s: all, those to it, those from it", network.partition, namespaces.no_namespaces),
     Row(10, "reset storm", "every packet of a node is answered with a TCP reset, for 2 s and for 10 s", network.storm, namespaces.no_namespaces, quick=True),
     Row(11, "loss; slow line", "5% of all packets are lost; 8 Mbit/s for snapshots of 20 MB", network.poor, namespaces.no_slow_links),
-    Row(12, "bad line", "200±100 ms late in slices of 7 bytes; then a bit flipped in every 5 kB", hostile.weather),
+    Row(12, "bad line", "200±100 ms late in slices of 7 bytes; then a bit flipped in every 5 kB", weather.bad_line),
     Row(13, "flood", "good frames under a neighbour's key, 1000 times as fast as an honest node's, 30 s", hostile.flood),
     Row(14, "noise", "frames of 64 MB, messages of 10,000 parts and without end, noise before and after the greeting, 200 connections that say nothing", hostile.noise),
     Row(15, "strangers", "no key, another key, a key from two hops away; impostors at the right address", hostile.strangers, quick=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,11 @@ class Row:
     run: Callable[[Setting], list[Observation]]
     needs: Callable[[], str | None] = lambda: None
     quick: bool = False
+
+
+def named(prefix: str, observations: Iterable[Observation]) -> list[Observation]:
+    """The same figures, of a part of a row that is told apart by its name."""
+    return [replace(each, what=f"{prefix}: {each.what}") for each in observations]
 
 
 def as_json(row: Row, observations: Iterable[Observation], seconds: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from faults.__main__ import lines, record
+from faults.__main__ import lines, record, write
 from faults.evidence import MB, Evidence, NodeEvidence, read_lines, worst
 from faults.verdicts import Observation, Row, Setting, as_json, observation
 from node.checkpoint import load_newest
@@ -113,6 +113,7 @@ def test_a_pause_is_what_exceeds_a_cycle_within_one_start(tmp_path: Path) -> Non
     node = NodeEvidence(tmp_path, [])
     assert node.longest_gap_s(0) == pytest.approx(3.0)
     assert node.longest_gap_s(1004.05) == pytest.approx(0.0)
+    assert node.longest_gap_s(1002, 1003) == pytest.approx(3.0), "it had begun by then, and goes on"
     assert math.isnan(node.longest_gap_s(1050))
 
 
@@ -121,8 +122,17 @@ def test_memory_is_compared_within_one_process(tmp_path: Path) -> None:
     samples = [sample(0, 100), sample(1, 90), sample(3, 130), sample(4, 110), sample(5, 500, pid=8)]
     node = NodeEvidence(tmp_path, samples)
     assert node.resident_growth_bytes(1002) == 30 * MB
-    assert node.resident_growth_bytes(1002, 1002.5) == 0
-    assert node.resident_growth_bytes(1006) == 0
+    assert math.isnan(node.resident_growth_bytes(1002, 1002.5))
+    assert math.isnan(node.resident_growth_bytes(1006))
+
+
+def test_memory_between_two_samples_is_told_by_the_kernel(tmp_path: Path) -> None:
+    """Its record of the most grows with a peak that no sample saw."""
+    peaks = [(0, 120), (1, 120), (3, 120), (4, 170)]
+    samples = [sample(at_s, 100) | {"most_resident_bytes": most * MB} for at_s, most in peaks]
+    node = NodeEvidence(tmp_path, samples)
+    assert node.resident_growth_bytes(1002, 1003.5) == 0
+    assert node.resident_growth_bytes(1002) == 50 * MB
 
 
 def test_arrivals_are_counted_once_however_often_they_are_used(tmp_path: Path) -> None:
@@ -211,3 +221,13 @@ def test_a_row_survives_its_way_through_json() -> None:
     )
     assert not done["passed"]
     assert [observation(each).passed for each in done["observed"]] == [False, True]
+
+
+def test_rows_that_were_not_done_again_stay_in_the_table(tmp_path: Path) -> None:
+    """In order of their numbers, each once."""
+    output = tmp_path / "faults.json"
+    write(output, "make faults", [{"row": 2, "passed": True}, {"row": 5, "passed": False}])
+    write(output, "make faults ROWS=1,5", [{"row": 1, "passed": True}, {"row": 5, "passed": True}])
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert [(row["row"], row["passed"]) for row in written["rows"]] == [(1, True), (2, True), (5, True)]
+    assert written["command"] == "make faults ROWS=1,5"

@@ -127,13 +127,13 @@ class FloodError(RemoteError):
     """The peer sends faster than any publisher may, and is not listened to for a while.
 
     Attributes:
-        frames: Frames within the last second, or above what the time since the last look allows.
-        limit: The most that are allowed.
+        frames: Frames within a second, or above what the time in which they came allows.
+        limit: The most that are allowed in a second.
         quarantine_s: For how long it is not listened to.
     """
 
     def __init__(self, peer: int, frames: int, limit: int, quarantine_s: float) -> None:
         self.frames, self.limit, self.quarantine_s = frames, limit, quarantine_s
         super().__init__(
-            peer, f"sent {frames} frames in a second; the limit is {limit}, ignored for {quarantine_s:g} s"
+            peer, f"sent {frames} frames at more than {limit} a second; ignored for {quarantine_s:g} s"
         )

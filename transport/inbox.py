@@ -129,7 +129,7 @@ class Inbox:
             self._window_s, self._window_frames = now_s, 0
         self._window_frames += 1
         allowed = (now_s - self._backlog_s) * MAX_FRAMES_PER_S
-        self._backlog, self._backlog_s = max(self._backlog - allowed, 0.0) + arrived, now_s
+        self._backlog, self._backlog_s = max(self._backlog + arrived - allowed, 0.0), now_s
         frames = self._window_frames
         if self._backlog > self._most_backlog:
             frames, self._backlog = max(frames, int(self._backlog)), 0.0

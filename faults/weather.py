@@ -1,0 +1,77 @@
+"""Row 12: a bad line, by a relay: late, in slices, and with changed bits."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from faults.evidence import Evidence, worst
+from faults.lab import Lab
+from faults.verdicts import Observation, Setting, named
+from relay import FINE, Weather
+from topology.graph import ring
+
+HEARERS = (1, 3)
+_FLIP_EVERY_BYTES = 5_000  # about one in every frame
+_REBUILT_S = 10.0
+
+
+def bad_line(setting: Setting) -> list[Observation]:
+    """Row 12: node 2 is behind a bad line: late and in slices first, with flipped bits then."""
+    seconds = 5 if setting.quick else 20
+    with Lab(setting.folder / "run", ring(3), setting.seed) as lab:
+        lab.relay(2)
+        lab.start(1, 2, 3)
+        lab.training(1, 2, 3)
+        late_s = lab.note("late")
+        lab.relays[2].weather = Weather(delay_s=0.2, jitter_s=0.1, slice_bytes=7)
+        time.sleep(seconds)
+        flips_s = lab.note("flips")
+        lab.relays[2].weather = Weather(flip_every_bytes=_FLIP_EVERY_BYTES)
+        time.sleep(seconds)
+        lab.relays[2].weather = FINE
+        fine_s = lab.note("fine")
+        lab.until_heard(2, HEARERS, fine_s)
+        lab.stop_all()
+        evidence, flips = lab.evidence(), lab.relays[2].flips
+    arrived = [evidence[j].arrivals(2, late_s + 1, flips_s) for j in HEARERS]
+    lost = [
+        line
+        for j in HEARERS
+        for line in evidence[j].told("connection lost", flips_s)
+        if line["unix_s"] < fine_s
+    ]
+    return [
+        Observation("snapshots of node 2 that each neighbour used in late and sliced traffic", min(arrived), seconds - 1, at_least=True),
+        Observation("bits flipped", flips, seconds, at_least=True),
+        Observation("connections that ended for it", len(lost), 1, at_least=True),
+        Observation("from the end of a connection to the next, worst", worst(_back(evidence, line) for line in lost), _REBUILT_S, "s"),
+        Observation("a snapshot after the last flip, worst", worst(evidence[j].heard_after(2, fine_s) for j in HEARERS), _REBUILT_S, "s"),
+        *_flips_without_encryption(setting, seconds),
+        *evidence.invariants([1, 3], late_s, degree=2),
+    ]  # fmt: skip
+
+
+def _back(evidence: Evidence, lost: dict[str, object]) -> float:
+    """Seconds from the loss of a connection to its return."""
+    node, neighbor, when = int(str(lost["node"])), lost["neighbor"], float(str(lost["unix_s"]))
+    ups = evidence[node].told("connection up", when, neighbor=neighbor)
+    return float(ups[0]["unix_s"] - when) if ups else math.nan
+
+
+def _flips_without_encryption(setting: Setting, seconds: float) -> list[Observation]:
+    """Under CURVE a changed bit ends the connection; without it the frame itself must tell."""
+    with Lab(setting.folder / "insecure", ring(3), setting.seed) as lab:
+        lab.relay(2)
+        lab.start(1, 2, 3, words=["--insecure"])
+        lab.training(1, 2, 3)
+        began_s = lab.note("flips")
+        lab.relays[2].weather = Weather(flip_every_bytes=_FLIP_EVERY_BYTES)
+        time.sleep(seconds)
+        lab.stop_all()
+        evidence = lab.evidence()
+    refused = [evidence[j].refused(2, "DigestError") for j in HEARERS]
+    return [
+        Observation("without encryption: frames refused for their digest", sum(refused), 1, at_least=True),
+        *named("without encryption", evidence.invariants([1, 3], began_s, degree=2)),
+    ]
