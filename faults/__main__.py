@@ -41,7 +41,7 @@ def main() -> None:
         done.append(record(row, setting) | origin)
         print(lines(done[-1]), flush=True)
         # After each row: what was done in an hour is not lost with what is yet to come.
-        write(options.output, _words(options), done)
+        save(options.output, _words(options), done)
     passed, skipped = (sum(bool(row.get(key)) for row in done) for key in ("passed", "skipped"))
     print(f"{passed} of {len(done)} rows passed, {skipped} skipped; {options.output}")
     sys.exit(passed + skipped < len(done))
@@ -59,7 +59,7 @@ def record(row: Row, setting: Setting) -> dict[str, Any]:
         return as_json(row, [], time.monotonic() - began_s) | {"error": traceback.format_exc()}
 
 
-def write(output: Path, command: str, done: list[dict[str, Any]]) -> None:
+def save(output: Path, command: str, done: list[dict[str, Any]]) -> None:
     """Puts rows into a file of results; other rows that it holds stay."""
     try:
         before = json.loads(output.read_bytes())["rows"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from faults.__main__ import lines, record, write
+from faults.__main__ import lines, record, save
 from faults.evidence import MB, Evidence, NodeEvidence, read_lines, worst
 from faults.verdicts import Observation, Row, Setting, as_json, observation
 from node.checkpoint import load_newest
@@ -226,8 +226,8 @@ def test_a_row_survives_its_way_through_json() -> None:
 def test_rows_that_were_not_done_again_stay_in_the_table(tmp_path: Path) -> None:
     """In order of their numbers, each once."""
     output = tmp_path / "faults.json"
-    write(output, "make faults", [{"row": 2, "passed": True}, {"row": 5, "passed": False}])
-    write(output, "make faults ROWS=1,5", [{"row": 1, "passed": True}, {"row": 5, "passed": True}])
+    save(output, "make faults", [{"row": 2, "passed": True}, {"row": 5, "passed": False}])
+    save(output, "make faults ROWS=1,5", [{"row": 1, "passed": True}, {"row": 5, "passed": True}])
     written = json.loads(output.read_text(encoding="utf-8"))
     assert [(row["row"], row["passed"]) for row in written["rows"]] == [(1, True), (2, True), (5, True)]
     assert written["command"] == "make faults ROWS=1,5"
