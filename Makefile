@@ -11,6 +11,8 @@ FUZZ_RUNS ?= 1000000
 FUZZ_FILE_RUNS ?= 50000
 # Length of the soak among the faults, in seconds, and where the table of faults goes.
 SOAK_S ?= 120
+# Rows of faults at a time.
+JOBS ?= 2
 FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
@@ -87,7 +89,7 @@ fuzz: install
 
 # What docs/reliability.md promises, done to real nodes: about 40 minutes, and SOAK_S=7200 for the long soak.
 faults: install
-	PYTHONPATH=tests $(BIN)/python -m faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --output $(FAULTS)
+	PYTHONPATH=tests $(BIN)/python -m faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) --soak-s $(SOAK_S) --jobs $(JOBS) --output $(FAULTS)
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -1,6 +1,6 @@
 """Does to real nodes what docs/reliability.md says they survive, and writes what came of it.
 
-    python -m faults [--rows 1,5,20] [--quick] [--seed N] [--soak-s S] [--folder DIR] [--output results/faults.json]
+    python -m faults [--rows 1,5,20] [--quick] [--seed N] [--soak-s S] [--jobs N] [--folder DIR] [--output results/faults.json]
 
 Ends with status 1 where a row did not pass. The folder keeps the logs of every row, from which all figures are read.
 """
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,17 @@ def main() -> None:
     shutil.rmtree(options.folder, ignore_errors=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     done, origin = [], {"seed": options.seed, "commit": _commit()}
-    for row in wanted:
-        setting = Setting(
-            options.folder / f"row-{row.number:02d}", options.quick, options.seed, options.soak_s
-        )
-        done.append(record(row, setting) | origin)
-        print(lines(done[-1]), flush=True)
-        # After each row: what was done in an hour is not lost with what is yet to come.
-        save(options.output, _words(options), done)
+
+    def do(row: Row) -> dict[str, Any]:
+        folder = options.folder / f"row-{row.number:02d}"
+        return record(row, Setting(folder, options.quick, options.seed, options.soak_s)) | origin
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for future in as_completed(pool.submit(do, row) for row in wanted):
+            done.append(future.result())
+            print(lines(done[-1]), flush=True)
+            # After each row: what was done in an hour is not lost with what is yet to come.
+            save(options.output, _words(options), done)
     passed, skipped = (sum(bool(row.get(key)) for row in done) for key in ("passed", "skipped"))
     print(f"{passed} of {len(done)} rows passed, {skipped} skipped; {options.output}")
     sys.exit(passed + skipped < len(done))
@@ -92,7 +96,7 @@ def _words(options: argparse.Namespace) -> str:
     """The command that does this again."""
     all_of_them = options.rows == [row.number for row in ROWS]
     rows = "" if all_of_them else f"ROWS={','.join(map(str, options.rows))} "
-    return f"make faults {rows}SEED={options.seed} SOAK_S={options.soak_s:g}"
+    return f"make faults {rows}SEED={options.seed} SOAK_S={options.soak_s:g} JOBS={options.jobs}"
 
 
 def _commit() -> str | None:
@@ -117,6 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of all choices"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     parser.add_argument("--soak-s", type=float, default=120.0, help="length of the soak in seconds")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "runs" / "faults", help="for the logs; emptied first"

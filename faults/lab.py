@@ -36,6 +36,7 @@ SETTINGS: Mapping[str, Any] = {
 }
 """Every cycle considers the neighbours and writes a line of metrics: so the lines tell when a snapshot arrived."""
 _START_S = 120.0
+_NICE = 5
 NODE = (sys.executable, "-m", "node")
 
 
@@ -220,6 +221,8 @@ class Lab:
         """
         for node in nodes:
             self.wait(f"node {node} ready", partial(self._has_trained, node, 0))
+            # Its main thread alone: what trains all the time shall not hold up nodes that start, on a machine of few processors.
+            os.setpriority(os.PRIO_PROCESS, self.pid(node), _NICE)
             enough = self.status(node).get("cycle", 0) + cycles
             if not self.wait(f"node {node} trains", partial(self._has_trained, node, enough)):
                 raise RuntimeError(f"node {node} does not train: {self.folder}/nodes/{node}/console.log")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from topology.peers import Peer, Peers, dump_peers
 from transport.keys import make_keys, save_keys
 
 # Below the range that the kernel hands out, and apart for test processes that run side by side.
-_PORTS = count(20_000 + os.getpid() % 1000 * 12)
+_PORTS, _PORTS_LOCK = count(20_000 + os.getpid() % 1000 * 12), threading.Lock()
 
 QUICK: Mapping[str, Any] = {
     "architecture": {"paper": {"discriminator_widths": [8, 8], "generator_widths": [8], "latent_size": 16}},
@@ -42,7 +43,7 @@ def write_run(folder: Path, graph: Graph, images: int = 40, **settings: Any) -> 
         drawn = np.random.default_rng(node_id).integers(0, 256, (images, 8, 8, 1), dtype=np.uint8)
         save_shard(folder / "shards" / f"node-{node_id}.npz", Shard(drawn, np.arange(images) % 10))
     peers = tuple(
-        Peer(node_id, f"tcp://127.0.0.1:{next(_PORTS)}", pairs[node_id].public, graph.neighbors(node_id))
+        Peer(node_id, f"tcp://127.0.0.1:{free_ports(1)}", pairs[node_id].public, graph.neighbors(node_id))
         for node_id in graph.ids
     )
     resolved = resolve("test", QUICK, settings).model_dump(mode="json")
@@ -56,7 +57,8 @@ def write_run(folder: Path, graph: Graph, images: int = 40, **settings: Any) -> 
 
 def free_ports(number: int) -> int:
     """The first of as many consecutive ports that no other test of this process uses."""
-    first, *_ = islice(_PORTS, number)
+    with _PORTS_LOCK:
+        first, *_ = islice(_PORTS, number)
     return first
 
 
