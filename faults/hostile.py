@@ -111,7 +111,7 @@ def noise(setting: Setting) -> list[Observation]:
     deeds = evidence.done("refuses")
     return [
         Observation("kinds of noise, each refused by both neighbours", sum(each["refused"] == len(HEARERS) for each in deeds), 4, at_least=True),
-Observation("longest that a neighbour listened to noise", worst(each.seconds for each in served), _NOISE_S, "s"),
+        Observation("longest that a neighbour listened to noise", worst(each.seconds for each in served), _NOISE_S, "s"),
         Observation("edges that came about while 200 silent connections stood at each node", len(_in_a_crowd(evidence)), 4, at_least=True),
         Observation("the honest node 2 is heard through them, worst", worst(evidence[j].heard_after(2, evidence[2].ready_s) for j in HEARERS), FRESH_S, "s"),
         Observation("and hears the others, worst", worst(evidence[2].heard_after(j, evidence[2].ready_s) for j in HEARERS), FRESH_S, "s"),
