@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -116,5 +117,20 @@ def _watch_lifeline(stop: threading.Event) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
+def run() -> None:
+    """The command as a process of its own, which ends as soon as it is done.
+
+    All is saved and closed by then. The interpreter would go on to take torch apart, for seconds on a busy machine, with no
+    handler for signals any more.
+    """
+    try:
+        main(prog_name="dgan-node")
+    except SystemExit as end:
+        with contextlib.suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else EXIT_OK)
+
+
 if __name__ == "__main__":
-    main(prog_name="dgan-node")
+    run()
