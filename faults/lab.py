@@ -213,7 +213,7 @@ class Lab:
             time.sleep(0.02)
         return True
 
-    def training(self, *nodes: int, cycles: int = 20) -> None:
+    def training(self, *nodes: int, cycles: int = 20, within_s: float = 60) -> None:
         """Waits until these nodes have trained some cycles since they were started.
 
         Raises:
@@ -224,7 +224,7 @@ class Lab:
             # Its main thread alone: what trains all the time shall not hold up nodes that start, on a machine of few processors.
             os.setpriority(os.PRIO_PROCESS, self.pid(node), _NICE)
             enough = self.status(node).get("cycle", 0) + cycles
-            if not self.wait(f"node {node} trains", partial(self._has_trained, node, enough)):
+            if not self.wait(f"node {node} trains", partial(self._has_trained, node, enough), within_s):
                 raise RuntimeError(f"node {node} does not train: {self.folder}/nodes/{node}/console.log")
 
     def until_heard(self, node: int, hearers: Iterable[int], since_s: float) -> None:

@@ -144,7 +144,7 @@ def _slow(setting: Setting) -> list[Observation]:
         "checkpoint": {"every_s": 1e6, "every_epochs": 1_000_000},
     }
     with _nodes(setting.folder / "slow", graph, **wide) as (network, lab):
-        lab.training(1, 2, cycles=30)  # memory is as it stays
+        lab.training(1, 2, cycles=30, within_s=300)  # memory is as it stays
         _wait_for_news(lab, edges)
         began_s = lab.note("begin")
         for node in graph.ids:
