@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 
-from faults.evidence import worst
+from faults.evidence import NodeEvidence, worst
 from faults.lab import Lab
 from faults.verdicts import Observation, Setting, named
 from relay import FINE, Weather
@@ -46,11 +47,18 @@ def bad_line(setting: Setting) -> list[Observation]:
         Observation("snapshots of node 2 that each neighbour used in late and sliced traffic", min(arrived), seconds - 1, at_least=True),
         Observation("bits flipped", flips, seconds, at_least=True),
         Observation("ends of connections that it brought about", len(ends), 2, at_least=True),
-        Observation("from an end to the next snapshot, worst", worst(evidence[j].heard_after(2, end_s) for j, end_s in ends), _REBUILT_S, "s"),
+        Observation("from an end to the next connection or snapshot, worst", worst(_back(evidence[j], end_s) for j, end_s in ends), _REBUILT_S, "s"),
         Observation("a snapshot after the last flip, worst", worst(evidence[j].heard_after(2, fine_s) for j in HEARERS), _REBUILT_S, "s"),
         *_flips_without_encryption(setting, seconds),
         *evidence.invariants([1, 3], late_s, degree=2),
     ]  # fmt: skip
+
+
+def _back(node: NodeEvidence, end_s: float) -> float:
+    """Seconds from the end of a connection to node 2 to the next one, which the log tells of or which a snapshot proves."""
+    ups = [float(line["unix_s"]) for line in node.told("connection up", end_s, neighbor=2)]
+    arrived = [at_s for _, at_s in node.used(2) if at_s >= end_s]
+    return min([*ups, *arrived], default=math.nan) - end_s
 
 
 def _flips_without_encryption(setting: Setting, seconds: float) -> list[Observation]:
