@@ -158,8 +158,8 @@ def _through_a_crowd(lab: Lab) -> None:
 
 def _heard(evidence: Evidence) -> list[float]:
     """When the first snapshot arrived over each of node 2's edges, those over which none did left out."""
-    firsts = [min((at for _, at in evidence[j].used(k)), default=math.nan) for j, k in _NEW_EDGES]
-    return [at_s for at_s in firsts if not math.isnan(at_s)]
+    arrivals = [[at for _, at in evidence[j].used(k)] for j, k in _NEW_EDGES if j in evidence.nodes]
+    return [min(times) for times in arrivals if times]
 
 
 def _crowd(evidence: Evidence, began_s: float) -> float:

@@ -220,7 +220,7 @@ class Lab:
             RuntimeError: They do not.
         """
         for node in nodes:
-            self.wait(f"node {node} ready", partial(self._has_trained, node, 0))
+            self.wait(f"node {node} ready", partial(self._has_trained, node, 0), _START_S)
             # Its main thread alone: what trains all the time shall not hold up nodes that start, on a machine of few processors.
             os.setpriority(os.PRIO_PROCESS, self.pid(node), _NICE)
             enough = self.status(node).get("cycle", 0) + cycles
