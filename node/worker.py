@@ -132,6 +132,7 @@ class Worker:
         self._report("lingering")
         self._log.info("training finished", cycle=self._trainer.cycle_count, epochs=self._settings.epochs)
         self._linger()
+        self._report("lingering")  # with what was heard up to the end
 
     def _read_neighbors(self) -> Mapping[int, Discriminator]:
         return {} if self._neighbors is None else self._neighbors.discriminators()
