@@ -105,6 +105,15 @@ class NodeEvidence:
         uses = [when for when, _ in self.used(neighbor) if since_s <= when <= until_s]
         return until_s - max(uses) if uses else math.nan
 
+    def ends(self, neighbor: int, since_s: float, until_s: float = math.inf) -> list[float]:
+        """When its connections to a neighbour came to an end within the two: lost, or given up."""
+        told = [
+            line["unix_s"]
+            for event in ("connection lost", "connection rebuilt")
+            for line in self.told(event, since_s, neighbor=neighbor)
+        ]
+        return [when for when in told if when <= until_s]
+
     def longest_wait_s(self, neighbor: int, since_s: float, until_s: float) -> float:
         """Longest time within the two in which no snapshot of a neighbour arrived; NaN where none did at all."""
         arrivals = sorted(arrived for _, arrived in self.used(neighbor) if since_s <= arrived <= until_s)

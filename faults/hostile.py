@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faults.evidence import Evidence, worst
-from faults.lab import Lab
+from faults.lab import HEARERS, Lab
 from faults.processes import FRESH_S
 from faults.strangers import (
     GREETING,
@@ -36,8 +36,6 @@ from topology.graph import ring
 from transport.inbox import QUARANTINE_S
 from transport.keys import KeyPair, make_keys
 
-HEARERS = (1, 3)
-"""Who listens to the node, 2 or 4, whose line is bad or in whose place somebody speaks."""
 _TIMES = 1000
 _LEAST_RATE = 3.0
 _OFTEN = {"publish_every_cycles": 3, "republish_s": 0.5}

@@ -35,6 +35,8 @@ SETTINGS: Mapping[str, Any] = {
     "output": {"metrics_every_cycles": 1, "samples_every_epochs": 10_000_000},
 }
 """Every cycle considers the neighbours and writes a line of metrics: so the lines tell when a snapshot arrived."""
+HEARERS = (1, 3)
+"""On a ring of three or four, who listens to the node, 2 or 4, whose line is bad or in whose place somebody speaks."""
 _START_S = 120.0
 _NICE = 5
 NODE = (sys.executable, "-m", "node")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -99,7 +98,7 @@ def storm(setting: Setting) -> list[Observation]:
     nodes = evidence.nodes.values()
     return [
         Observation("packets answered with a reset, fewest of a storm", min(each["resets"] for each in evidence.done("over")), 1, at_least=True),
-        Observation("edges that broke in each storm, fewest", min(sum(_broken(evidence, j, k, since_s, until_s) > 0 for j, k in _EDGES) for since_s, until_s in pairwise([*begins, stopped_s])), 1, at_least=True),
+        Observation("edges that broke in each storm, fewest", min(sum(bool(evidence[j].ends(k, since_s, until_s)) for j, k in _EDGES) for since_s, until_s in pairwise([*begins, stopped_s])), 1, at_least=True),
         *(
             Observation(f"a new snapshot after {long_s} s of it, worst of 4 edges", worst(evidence[j].heard_after(k, over_s) for j, k in _EDGES), FRESH_S, "s")
             for long_s, over_s in zip(storms_s, ends, strict=True)
@@ -162,7 +161,7 @@ def _slow(setting: Setting) -> list[Observation]:
         Observation("8 Mbit/s: longest time until the next whole snapshot had come, worst of 2 edges", worst(evidence[j].longest_transfer_s(began_s, ended_s) for j, _ in edges), limit_s, "s"),
         Observation("8 Mbit/s: longest time until a new one had come, perhaps after a repeated one", worst(evidence[j].longest_wait_s(k, began_s, ended_s) for j, k in edges), 2 * limit_s, "s"),
         Observation("8 Mbit/s: newer snapshots that it sent meanwhile, fewer of 2 nodes", min(sent), 10, at_least=True),
-        Observation("8 Mbit/s: connections lost or built anew", sum(_broken(evidence, j, k, began_s, ended_s) for j, k in edges), 0),
+        Observation("8 Mbit/s: connections lost or built anew", sum(len(evidence[j].ends(k, began_s, ended_s)) for j, k in edges), 0),
         *named("8 Mbit/s", evidence.invariants((1, 2), began_s, degree=1, until_s=ended_s)),
     ]  # fmt: skip
 
@@ -187,16 +186,6 @@ def _wait_for_news(lab: Lab, edges: Iterable[tuple[int, int]], within_s: float =
 
 def _accepted(lab: Lab, node: int, neighbor: int) -> int:
     return int(lab.status(node).get("neighbors", {}).get(str(neighbor), {}).get("accepted", 0))
-
-
-def _broken(evidence: Evidence, node: int, neighbor: int, since_s: float, until_s: float = math.inf) -> int:
-    """How often a connection came to an end, by the word of who listens on it."""
-    told = [
-        line
-        for event in ("connection lost", "connection rebuilt")
-        for line in evidence[node].told(event, since_s, neighbor=neighbor)
-    ]
-    return sum(line["unix_s"] <= until_s for line in told)
 
 
 def _grown(node: NodeEvidence, counter: str, since_s: float, until_s: float) -> int:

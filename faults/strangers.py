@@ -61,7 +61,27 @@ def keys_of(run: Path, node: int) -> KeyPair:
     return load_keys(run / "keys" / f"node-{node}.key")
 
 
-class Listener:
+class _Peer:
+    """A socket with a context of its own, which holds a key pair or none."""
+
+    def __init__(self, kind: int, keys: KeyPair | None) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(kind)
+        self._socket.linger = 0
+        if keys is not None:
+            self._socket.curve_publickey = keys.public.encode()
+            self._socket.curve_secretkey = keys.secret.encode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.destroy(linger=0)
+
+
+class Listener(_Peer):
     """A SUB socket that asks a publisher for everything, and keeps what it is given.
 
     Args:
@@ -71,26 +91,12 @@ class Listener:
     """
 
     def __init__(self, address: str, keys: KeyPair | None = None, server_key: str = "") -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.linger = 0
+        super().__init__(zmq.SUB, keys)
         self._socket.rcvhwm = 0
         if keys is not None:
-            self._socket.curve_publickey, self._socket.curve_secretkey = (
-                keys.public.encode(),
-                keys.secret.encode(),
-            )
             self._socket.curve_serverkey = server_key.encode()
         self._socket.subscribe(b"")
         self._socket.connect(address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.destroy(linger=0)
 
     def frames(self) -> list[bytes]:
         """Whatever has arrived since the last call."""
@@ -101,7 +107,7 @@ class Listener:
         return found
 
 
-class Liar:
+class Liar(_Peer):
     """An XPUB socket that lets in whoever asks, and sends them anything.
 
     Args:
@@ -110,27 +116,12 @@ class Liar:
     """
 
     def __init__(self, address: str, keys: KeyPair | None) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        self._socket.linger = 0
+        super().__init__(zmq.XPUB, keys)
         self._socket.sndhwm = 1000
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-        if keys is not None:
-            self._socket.curve_server = True
-            self._socket.curve_publickey, self._socket.curve_secretkey = (
-                keys.public.encode(),
-                keys.secret.encode(),
-            )
+        self._socket.curve_server = keys is not None
         self._socket.bind(address)
         self.subscribers = self._newcomers = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.destroy(linger=0)
 
     def heard_by(self, number: int = 1, within_s: float = 20.0) -> bool:
         """Waits until so many listen; False where they do not."""

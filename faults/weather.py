@@ -6,12 +6,11 @@ import math
 import time
 
 from faults.evidence import NodeEvidence, worst
-from faults.lab import Lab
+from faults.lab import HEARERS, Lab
 from faults.verdicts import Observation, Setting, named
 from relay import FINE, Weather
 from topology.graph import ring
 
-HEARERS = (1, 3)
 _FLIP_EVERY_BYTES = 5_000  # about one in every frame
 _REBUILT_S = 10.0
 
@@ -36,13 +35,7 @@ def bad_line(setting: Setting) -> list[Observation]:
         evidence, flips = lab.evidence(), lab.relays[2].flips
     arrived = [evidence[j].arrivals(2, late_s + 1, flips_s) for j in HEARERS]
     # Under CURVE a changed bit breaks the protocol; a connection that only closes is lost.
-    ends = [
-        (j, line["unix_s"])
-        for j in HEARERS
-        for event in ("connection lost", "connection rebuilt")
-        for line in evidence[j].told(event, flips_s, neighbor=2)
-        if line["unix_s"] < fine_s
-    ]
+    ends = [(j, end_s) for j in HEARERS for end_s in evidence[j].ends(2, flips_s, fine_s)]
     return [
         Observation("snapshots of node 2 that each neighbour used in late and sliced traffic", min(arrived), seconds - 1, at_least=True),
         Observation("bits flipped", flips, seconds, at_least=True),

@@ -97,6 +97,41 @@ def open_net() -> Iterator[Net]:
     until(lambda: threading.active_count() <= threads and open_descriptors() <= descriptors, 5)
 
 
+class HoldUp:
+    """An `on_event` that keeps a link's I/O thread from going on, from an event until `go_on`.
+
+    Args:
+        net: At whose end it goes on in any case.
+        at: Name of the event; None for any.
+    """
+
+    def __init__(self, net: Net, at: str | None = None) -> None:
+        self._at = at
+        self._held, self._go_on = threading.Event(), threading.Event()
+        self._events: list[tuple[str, dict[str, Any]]] = []
+        self._net = net
+
+    def __call__(self, name: str, fields: dict[str, Any]) -> None:
+        """Is told of an event, and returns late."""
+        self._events.append((name, fields))
+        if self._at in {None, name}:
+            self._held.set()
+            self._go_on.wait(DEADLINE_S)
+
+    def wait(self) -> None:
+        """Returns once the thread is held up; called after the link is made."""
+        self._net.stack.callback(self.go_on)  # before the link ends
+        assert self._held.wait(DEADLINE_S)
+
+    def go_on(self) -> None:
+        """Lets it go on."""
+        self._go_on.set()
+
+    def told(self, name: str) -> list[dict[str, Any]]:
+        """The fields of every event of that name."""
+        return [fields for event, fields in self._events if event == name]
+
+
 class RawPublisher:
     """A peer that holds a node's keys and sends what it likes to whoever asks."""
 

@@ -137,6 +137,11 @@ def test_a_flood_that_conflation_hides_is_one_all_the_same(inbox: Inbox) -> None
     assert isinstance(verdicts[-1], Refused)
 
 
+def test_a_flood_may_be_over_before_the_first_look(inbox: Inbox) -> None:
+    """There is no time before it that would have allowed for so many."""
+    assert isinstance(inbox.offer(frame(1, 0), 1000.0, arrived=100_000), Refused)
+
+
 def test_a_busy_reader_of_an_honest_neighbour_sees_no_flood(inbox: Inbox) -> None:
     """One look in five seconds, at the last of all that a publisher may send in that time."""
     for index in range(20):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
-from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, pair, until
+from nets import DEADLINE_S, KEYS, HoldUp, Net, frame, free_address, neighbor, open_net, order, pair, until
 from relay import Relay
 from transport import link as link_module
 from transport.errors import LocalError
@@ -133,22 +133,15 @@ def test_with_no_neighbours_nobody_is_let_in(net: Net) -> None:
 
 def test_a_slow_receiver_gets_the_newest_and_no_backlog(net: Net) -> None:
     """While its I/O thread is held up, twenty snapshots come; it reads the last ones only."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold_up(name: str, _fields: dict[str, Any]) -> None:
-        if name == "connection_up":
-            held.set()
-            go_on.wait(DEADLINE_S)
-
+    hold_up = HoldUp(net, "connection_up")
     one = net.link(1, neighbor(2, free_address()))
     two = net.link(2, neighbor(1, one.address), on_event=hold_up)
-    net.stack.callback(go_on.set)  # the first of all to happen at the end
-    assert held.wait(DEADLINE_S)
+    hold_up.wait()
     until(lambda: one.statistics().subscribers == 1)
     for seq in range(20):
         one.publish(frame(1, seq))
         until(lambda: one.statistics().publishes == seq + 1)  # noqa: B023 - called within this turn
-    go_on.set()
+    hold_up.go_on()
     assert order(two, 1, after=(1, 18), timeout_s=DEADLINE_S) == (1, 19)
     assert two.statistics().neighbors[1].accepted <= 3
 
@@ -317,16 +310,10 @@ def test_it_stops_within_a_second(net: Net) -> None:
 
 def test_publishing_does_not_wait_for_the_network(net: Net) -> None:
     """While the I/O thread is held up, a thousand frames are handed over at once."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold_up(_name: str, _fields: dict[str, Any]) -> None:
-        held.set()
-        go_on.wait(DEADLINE_S)
-
+    hold_up = HoldUp(net)
     one = net.link(1, neighbor(2, free_address()), on_event=hold_up)
     net.link(3, neighbor(1, one.address))
-    net.stack.callback(go_on.set)  # the first of all to happen at the end
-    assert held.wait(DEADLINE_S)
+    hold_up.wait()
     sent = frame(1, 0)
     start_s = time.monotonic()
     for _ in range(1000):
@@ -361,16 +348,10 @@ def test_a_thread_that_hangs_is_told_at_the_doors_that_wait_for_it(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change that is not taken up, a stop that does not come: both in words, and the stop may be asked for again."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold_up(_name: str, _fields: dict[str, Any]) -> None:
-        held.set()
-        go_on.wait(DEADLINE_S)
-
+    hold_up = HoldUp(net)
     one = net.link(1, neighbor(2, free_address()), on_event=hold_up)
     net.link(3, neighbor(1, one.address))
-    net.stack.callback(go_on.set)  # the first of all to happen at the end
-    assert held.wait(DEADLINE_S)
+    hold_up.wait()
     for wait in ("_CHANGE_S", "_STOP_S"):
         monkeypatch.setattr(link_module, wait, 0.01)
     with pytest.raises(LocalError, match=r"did not take up its new neighbours within 0\.01 s"):
@@ -378,7 +359,7 @@ def test_a_thread_that_hangs_is_told_at_the_doors_that_wait_for_it(
     with pytest.raises(LocalError, match=r"did not stop within 0\.01 s"):
         one.__exit__(None, None, None)
     monkeypatch.undo()
-    go_on.set()
+    hold_up.go_on()
     one.__exit__(None, None, None)
     with pytest.raises(LocalError, match="not running"):
         one.publish(frame(1, 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket as tcp
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ import zmq
 from nets import (
     DEADLINE_S,
     SCHEMA,
+    HoldUp,
     Net,
     RawPublisher,
     frame,
@@ -242,26 +242,19 @@ def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
 
 def test_a_flood_is_seen_by_a_thread_that_hardly_gets_to_look(net: Net) -> None:
     """Conflation leaves it the last of thousands of frames; the kernel tells how much came."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold(name: str, fields: dict[str, object]) -> None:
-        net.events.setdefault(2, []).append((name, fields))
-        if name == "connection_up":
-            held.set()
-            go_on.wait(DEADLINE_S)
-
+    hold_up = HoldUp(net, "connection_up")
     with (
         RawPublisher(1, free_address()) as raw,
         Relay(raw.socket.getsockopt_string(zmq.LAST_ENDPOINT), record=True) as relay,
     ):
-        two = net.link(2, neighbor(1, relay.address), on_event=hold)
-        assert held.wait(DEADLINE_S)
+        two = net.link(2, neighbor(1, relay.address), on_event=hold_up)
+        hold_up.wait()
         raw.wait_for_subscriber()
         flood = frame(1, 0)
         for _ in range(4000):
             raw.socket.send(flood, copy=False)
         until(lambda: sum(map(len, relay.streams)) > 4000 * len(flood))
-        go_on.set()
-        until(lambda: net.told(2, "connection_rebuilt"))
+        hold_up.go_on()
+        until(lambda: hold_up.told("connection_rebuilt"))
     assert two.statistics().neighbors[1].refusals == {"FloodError": 1}
-    assert net.told(2, "connection_rebuilt")[0]["reason"] == "flooded"
+    assert hold_up.told("connection_rebuilt")[0]["reason"] == "flooded"

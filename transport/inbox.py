@@ -94,7 +94,7 @@ class Inbox:
         self._fingerprint = b""
         self._window_s = float("-inf")
         self._window_frames = 0
-        self._backlog, self._backlog_s = 0.0, float("-inf")
+        self._backlog, self._backlog_s = 0.0, float("inf")
         self._most_backlog = MAX_FRAMES_PER_S + _STALLED_BYTES // expected.max_frame_bytes
         self._quarantined_until_s = float("-inf")
 
@@ -128,7 +128,7 @@ class Inbox:
         if now_s - self._window_s >= 1:
             self._window_s, self._window_frames = now_s, 0
         self._window_frames += 1
-        allowed = (now_s - self._backlog_s) * MAX_FRAMES_PER_S
+        allowed = max(now_s - self._backlog_s, 0.0) * MAX_FRAMES_PER_S  # none before the first look
         self._backlog, self._backlog_s = max(self._backlog + arrived - allowed, 0.0), now_s
         frames = self._window_frames
         if self._backlog > self._most_backlog:
