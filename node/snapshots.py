@@ -36,15 +36,20 @@ def schema(name: str, architecture: Architecture, size: int, channels: int) -> S
 
 
 def to_arrays(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
-    """A private copy of the weights and running statistics, ready to be encoded."""
-    arrays = {
-        name: tensor.detach().cpu().contiguous().clone().numpy()
-        for name, tensor in discriminator.state_dict().items()
-    }
+    """The weights and running statistics, ready to be encoded.
+
+    They share the network's memory where they can: encode or copy them before the next step changes them.
+    """
+    arrays = {name: tensor.numpy(force=True) for name, tensor in discriminator.state_dict().items()}
     for name, array in arrays.items():
         if name.endswith("running_var"):
-            np.maximum(array, _VARIANCE_FLOOR, out=array)
+            arrays[name] = np.maximum(array, _VARIANCE_FLOOR)
     return arrays
+
+
+def to_block(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
+    """The same as a private copy, which stays as it is."""
+    return {name: np.array(array) for name, array in to_arrays(discriminator).items()}
 
 
 def load_arrays(discriminator: Discriminator, arrays: Mapping[str, NDArray[np.float32]]) -> None:

@@ -26,6 +26,7 @@ from node.data import Batches
 from node.inputs import count_cycles
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
+from node.optimizers import Adam, Momentum
 from node.selection import CRITERIA, information_gain, sample, uniform
 from node.shards import Shard
 from topology.errors import InputError
@@ -131,12 +132,8 @@ class Trainer:
         initialise(discriminator, settings.discriminator.initialisation, self.streams["weights"])
         self.generator, self.discriminator = place(generator, self.device), place(discriminator, self.device)
         g, d = settings.generator, settings.discriminator
-        self.g_optimizer = torch.optim.Adam(
-            self.generator.parameters(), g.learning_rate, betas=(g.beta1, g.beta2), fused=True
-        )
-        self.d_optimizer = torch.optim.SGD(
-            self.discriminator.parameters(), d.learning_rate, momentum=d.momentum, fused=True
-        )
+        self.g_optimizer = Adam(self.generator.parameters(), g.learning_rate, g.beta1, g.beta2)
+        self.d_optimizer = Momentum(self.discriminator.parameters(), d.learning_rate, d.momentum)
 
     @property
     def cycles(self) -> int:
@@ -211,9 +208,7 @@ class Trainer:
         loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
             fake_logits_m, fake_labels_m
         )
-        self.d_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-        self.d_optimizer.step()
+        self.d_optimizer.descend(loss)
         return loss.item()
 
     def _update_generator(self, fake_mCHW: Tensor, discriminator: Discriminator) -> float:
@@ -225,10 +220,7 @@ class Trainer:
         loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW))
         if not bool(loss.isfinite()):
             return loss.item()
-        self.g_optimizer.zero_grad()
-        # Only G's gradients are asked for: those of D's weights would be computed for nothing.
-        loss.backward(inputs=list(self.generator.parameters()))  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.g_optimizer.step()
+        self.g_optimizer.descend(loss)
         return loss.item()
 
     def _consider_neighbors(self) -> bool:
@@ -293,8 +285,8 @@ class Trainer:
         return {
             **add_prefix(self.generator.state_dict(), "generator"),
             **add_prefix(self.discriminator.state_dict(), "discriminator"),
-            **add_prefix(_optimizer_state(self.g_optimizer), "g_optimizer"),
-            **add_prefix(_optimizer_state(self.d_optimizer), "d_optimizer"),
+            **add_prefix(self.g_optimizer.state(), "g_optimizer"),
+            **add_prefix(self.d_optimizer.state(), "d_optimizer"),
             **add_prefix({name: stream.get_state() for name, stream in self.streams.items()}, "random"),
             **add_prefix(self.batches.state(), "batches"),
             "progress.cycle": torch.tensor(self.cycle_count),
@@ -304,8 +296,8 @@ class Trainer:
         """Continues from what `state` returned, perhaps in another process."""
         self.generator.load_state_dict(strip_prefix(tensors, "generator"))
         self.discriminator.load_state_dict(strip_prefix(tensors, "discriminator"))
-        _load_optimizer(self.g_optimizer, strip_prefix(tensors, "g_optimizer"))
-        _load_optimizer(self.d_optimizer, strip_prefix(tensors, "d_optimizer"))
+        self.g_optimizer.load_state(strip_prefix(tensors, "g_optimizer"))
+        self.d_optimizer.load_state(strip_prefix(tensors, "d_optimizer"))
         for name, stream in self.streams.items():
             stream.set_state(tensors[f"random.{name}"])
         self.batches.load_state(strip_prefix(tensors, "batches"))
@@ -332,24 +324,3 @@ def choose_device(name: str) -> torch.device:
 def place(module: _Module, device: torch.device) -> _Module:
     """Moves a network to its device in channels_last memory, where convolutions in bfloat16 are fastest."""
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stubs miss it
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts as `INDEX.NAME`, by the order of the parameters."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value
-        for index, entry in state.items()
-        for name, value in entry.items()
-        if value is not None
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.state.clear()
-    for path, value in tensors.items():
-        index, name = path.split(".")
-        p = parameters[int(index)]
-        # A moment lies in memory as its parameter does: the fused kernels walk both in one order.
-        optimizer.state[p][name] = value.to(p.device) if value.ndim == 0 else torch.empty_like(p).copy_(value)

@@ -28,7 +28,7 @@ from node.metrics import Status, Window, append_metrics
 from node.models import Discriminator
 from node.neighbors import Arrays, LockstepNeighbors, NewestNeighbors, stack_blocks
 from node.publisher import Identity, Publisher
-from node.snapshots import to_arrays
+from node.snapshots import to_arrays, to_block
 from node.trainer import CycleRecord, Trainer
 from transport.link import Link
 
@@ -86,7 +86,7 @@ class Worker:
         self.follow_peers: Callable[[Identity], Identity] = lambda identity: identity
         self._window = Window()
         self._chosen: Counter[str] = Counter()
-        self._published: tuple[Arrays, Arrays] = (to_arrays(trainer.discriminator),) * 2
+        self._published: tuple[Arrays, Arrays] = (to_block(trainer.discriminator),) * 2
         self._degraded: dict[str, str] = {}
         self._saved_cycle = -1
         self._saved_s = self._began_s = time.monotonic()
@@ -165,7 +165,7 @@ class Worker:
         if not self._at_block_end():
             return
         if self._lockstep:
-            self._published = (self._published[1], to_arrays(self._trainer.discriminator))
+            self._published = (self._published[1], to_block(self._trainer.discriminator))
             self._save_when_there_is_room()
         self._publish()
 

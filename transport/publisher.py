@@ -69,7 +69,7 @@ class Publisher:
     def _open(self) -> tuple[Socket, Socket]:
         """A socket that is not bound yet, and its monitor."""
         options: dict[int, int] = {
-            zmq.SNDHWM: 2,
+            zmq.SNDHWM: 1,  # what waits for a slow line is old by then, and the next one newer
             zmq.MAXMSGSIZE: _MAX_SUBSCRIPTION_BYTES,
             zmq.TCP_MAXRT: 10_000,
             zmq.XPUB_VERBOSER: 1,  # tells of every subscriber that comes or goes, so that they can be counted

@@ -174,18 +174,13 @@ def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> byte
     _check_format(len(snapshot.blocks), dtype)
     if snapshot.arch_id != schema.arch_id:
         raise LocalError(f"snapshot of {snapshot.arch_id} does not fit the schema {schema.arch_id}")
-    parts: list[memoryview] = []
-    digest = xxhash.xxh3_128()
-    for block in snapshot.blocks:
-        for name, array in _checked_tensors(block, schema):
-            parts.append(_to_payload(array, dtype, positive=name in schema.positive).data)
-            digest.update(parts[-1])
-    header = _pack_header(snapshot, dtype, digest.digest())
+    values = _gather(snapshot.blocks, schema)
+    payload = _to_payload(values, schema, len(snapshot.blocks), dtype)
+    header = _pack_header(snapshot, dtype, xxhash.xxh3_128_digest(payload.data))
     flags = TWO_BLOCKS if len(snapshot.blocks) > 1 else 0
-    payload_bytes = sum(part.nbytes for part in parts)
-    preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload_bytes)
+    preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload.nbytes)
     padding = bytes(_payload_start(len(header)) - len(preamble) - len(header))
-    return b"".join([preamble, header, padding, *parts])
+    return b"".join([preamble, header, padding, payload.data])
 
 
 def decode(frame: bytes, expected: Expected) -> Snapshot:
@@ -235,32 +230,47 @@ def _payload_start(header_bytes: int) -> int:
     return -(-(_PREAMBLE.size + header_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def _checked_tensors(block: Block, schema: Schema) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    shapes = dict(schema.tensors)
-    if block.keys() != shapes.keys():
-        odd = sorted(block.keys() ^ shapes.keys())
-        raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
-    for name, shape in schema.tensors:
-        array = block[name]
+def _layout(schema: Schema, blocks: int) -> Iterator[tuple[int, str, tuple[int, ...], slice]]:
+    """(block, name, shape, place among the numbers) of each tensor, in the order of the payload."""
+    start = 0
+    for block in range(blocks):
+        for name, shape in schema.tensors:
+            end = start + math.prod(shape)
+            yield block, name, shape, slice(start, end)
+            start = end
+
+
+def _gather(blocks: tuple[Block, ...], schema: Schema) -> NDArray[np.float32]:
+    """Every number of a snapshot in the order of the payload, checked."""
+    for block in blocks:
+        if odd := sorted(block.keys() ^ {name for name, _ in schema.tensors}):
+            raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
+    values = np.empty(len(blocks) * schema.values, np.float32)
+    for index, name, shape, place in _layout(schema, len(blocks)):
+        array = blocks[index][name]
         if array.dtype != np.float32 or array.shape != shape:
             raise LocalError(f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}")
-        if not np.isfinite(array).all():
+        values[place].reshape(shape)[...] = array
+    all_finite = bool(np.isfinite(values).all())
+    for _, name, _, place in _layout(schema, len(blocks)):
+        if not (all_finite or np.isfinite(values[place]).all()):
             raise LocalError(f"tensor {name} holds a number that is not finite")
-        if name in schema.positive and not (array > 0).all():
+        if name in schema.positive and not (values[place] > 0).all():
             raise LocalError(f"tensor {name} holds a number that is not above 0")
-        yield name, array
+    return values
 
 
-def _to_payload(array: NDArray[np.float32], dtype: Dtype, *, positive: bool) -> NDArray[Any]:
-    flat = array.ravel()
+def _to_payload(values: NDArray[np.float32], schema: Schema, blocks: int, dtype: Dtype) -> NDArray[Any]:
+    """The numbers in the payload's format; `values` may be changed."""
     if dtype == "float32":
-        return np.ascontiguousarray(flat, dtype="<f4")
-    flat = np.clip(
-        flat, np.float32(_SMALLEST[dtype] if positive else -_LARGEST[dtype]), np.float32(_LARGEST[dtype])
-    )
+        return values.astype("<f4", copy=False)
+    np.clip(values, np.float32(-_LARGEST[dtype]), np.float32(_LARGEST[dtype]), out=values)
+    for _, name, _, place in _layout(schema, blocks):
+        if name in schema.positive:
+            np.maximum(values[place], np.float32(_SMALLEST[dtype]), out=values[place])
     if dtype == "float16":
-        return flat.astype("<f2")
-    bits = flat.view(np.uint32)
+        return values.astype("<f2")
+    bits = values.view(np.uint32)
     # Half of the last place kept, less one where that place is even: ties go to even.
     return ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype("<u2")
 
@@ -373,16 +383,10 @@ def _from_payload(frame: bytes, start: int, dtype: Dtype) -> NDArray[np.float32]
 
 def _blocks(values: NDArray[np.float32], expected: Expected) -> tuple[Block, ...]:
     values.setflags(write=False)
-    blocks: list[Block] = []
-    start = 0
-    for _ in range(expected.blocks):
-        block: dict[str, NDArray[np.float32]] = {}
-        for name, shape in expected.schema.tensors:
-            end = start + math.prod(shape)
-            block[name] = values[start:end].reshape(shape)
-            _check_values(name, block[name], expected)
-            start = end
-        blocks.append(block)
+    blocks: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(expected.blocks)]
+    for index, name, shape, place in _layout(expected.schema, expected.blocks):
+        array = blocks[index][name] = values[place].reshape(shape)
+        _check_values(name, array, expected)
     return tuple(blocks)
 
 
