@@ -72,13 +72,14 @@ coverage: install
 test-compose: install
 	$(BIN)/python -m pytest -q -m compose
 
+# Speed, memory and traffic as ratios. ONLY=training,exchange,… for some of its sections, FULL=1 for longer runs.
 bench: install
-	$(BIN)/python benchmarks/node_costs.py
+	$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python benchmarks/tables.py
 
 # Needs a Docker engine, as test-compose does.
 bench-compose: install
-	PYTHONPATH=tests $(BIN)/python benchmarks/containers.py
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.containers
 	$(BIN)/python benchmarks/tables.py
 
 # Coverage-guided fuzzing of everything that reads bytes from outside; planted bugs must be found.

@@ -24,8 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from node_costs import write_images
-
+from benchmarks.images import write_images
 from cluster import IDS, IMAGE, Cluster, compose_command, docker, running
 
 ROOT = Path(__file__).parent.parent

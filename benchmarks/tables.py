@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +92,45 @@ def errors(probe: dict[str, Any], source: str) -> str:
     return " | ".join(cells)
 
 
-def node_costs() -> str:
-    """Memory and publishing."""
-    result = load("node_costs.json")
-    memory, publish = result["memory"], result["publish"]
-    resident = f"{memory['largest_resident_mb']:.0f} MB, {memory['ratio']:.2f} times a process that only imports torch"
-    share, low, high = (publish[key] for key in ("share_of_training_time", "share_lowest", "share_highest"))
-    return "\n".join(
-        [
-            "| | measured | limit |",
-            "|---|---|---|",
-            f"| resident memory of a node | {resident} | {memory['limit_mb']} MB |",
-            f"| publishing, share of the training thread's time | {share:.2%} ({low:.2%} - {high:.2%}) | {publish['limit']:.0%} |",
+def benchmark(section: str) -> str:
+    """One section of the benchmarks: each figure with its range and its target, what it stands beside, and how it was made."""
+    done = load("bench.json")[section]
+    lines = [
+        "| | measured | target | beside |",
+        "|---|---|---|---|",
+        *(
+            f"| {found['what']} | {measured(found)} | {target(found)} | {found['beside']} |"
+            for found in done["figures"]
+        ),
+    ]
+    where = f"{done['machine']['processor']}, {done['machine']['cores']} processors, torch {done['machine']['torch']}"
+    return "\n".join([*lines, "", f"`{done['command']}` in {done['seconds']:.0f} s on {where}."])
+
+
+def measured(found: dict[str, Any]) -> str:
+    """The median, and the range of the rounds."""
+    spread = f" ({found['lowest']:.3g} - {found['highest']:.3g})" if found["rounds"] > 1 else ""
+    return f"{found['value']:.3g} {found['unit']}".rstrip() + spread
+
+
+def target(found: dict[str, Any]) -> str:
+    """What it is meant to reach, and whether it does."""
+    if found["target"] is None:
+        return ""
+    sign = "≥" if found["at_least"] else "≤"
+    return f"{sign} {found['target']:g}{'' if found['met'] else ', **missed**'}"
+
+
+def costs() -> str:
+    """Every figure of the benchmarks that has a target."""
+    lines = ["| | measured | target |", "|---|---|---|"]
+    for done in load("bench.json").values():
+        lines += [
+            f"| {found['what']} | {measured(found)} | {target(found)} |"
+            for found in done["figures"]
+            if found["target"] is not None
         ]
-    )
+    return "\n".join(lines)
 
 
 def containers() -> str:
@@ -188,13 +215,17 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-DOCUMENTS = {
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "CONTRIBUTING.md": {"coverage": coverage},
-    "README.md": {"first-look": first_look, "node-costs": node_costs},
+    "README.md": {"first-look": first_look, "costs": costs},
     "docs/docker.md": {"containers": containers},
     "docs/reliability.md": {
         "faults": lambda: faults("faults.json"),
         "soak": lambda: faults("soak.json"),
+    },
+    "docs/performance.md": {
+        section: partial(benchmark, section)
+        for section in ("training", "cooperation", "exchange", "scale", "probe")
     },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
 }

@@ -24,18 +24,16 @@ Features = Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Grams:
-    """Inner products of scaled vectors.
+class Products:
+    """Inner products of the training images under one weighting, scaled.
 
     Attributes:
         train_NN: Training images by training images.
-        test_TN: Test images by training images.
-        test_T: Squared norms of the test images.
+        factors_L: What each layer's inner products count, scaling included.
     """
 
     train_NN: NDArray[np.float32]
-    test_TN: NDArray[np.float32]
-    test_T: NDArray[np.float64]
+    factors_L: NDArray[np.float64]
 
 
 def concatenated(squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,36 +53,38 @@ def squared_norms(features: Features) -> NDArray[np.float64]:
     return np.stack([np.einsum("ij,ij->i", layer, layer) for layer in features], axis=1).astype(np.float64)
 
 
-def make_grams(
-    train: Features, test: Features, weights: Mapping[_Name, NDArray[np.float64]]
-) -> dict[_Name, Grams]:
-    """The inner products of each weighting.
+def train_products(train: Features, weights: Mapping[_Name, NDArray[np.float64]]) -> dict[_Name, Products]:
+    """The training images' inner products under each weighting.
 
     Numpy sees that `layer @ layer.T` is symmetric and computes half of it: 10,000 x 8049 float32 took 3.1 s on two
-    threads where torch's MKL took 4.7 s; test by training images is no square, and there both took the same.
+    threads where torch's MKL took 4.7 s.
 
     Args:
         train: Features of the training images.
-        test: Features of the test images.
         weights: By the weighting's name, the factor (L,) of each layer's inner products before scaling.
     """
-    train_NL, test_TL = squared_norms(train), squared_norms(test)
-    scaled = {name: _scaled(factors_L, train_NL) for name, factors_L in weights.items()}
-    sums = {
-        name: Grams(
-            np.zeros((len(train_NL), len(train_NL)), np.float32),
-            np.zeros((len(test_TL), len(train_NL)), np.float32),
-            test_TL @ factors_L,
-        )
-        for name, factors_L in scaled.items()
+    train_NL = squared_norms(train)
+    count = len(train_NL)
+    found = {
+        name: Products(np.zeros((count, count), np.float32), _scaled(factors_L, train_NL))
+        for name, factors_L in weights.items()
     }
-    for index, (own, other) in enumerate(zip(train, test, strict=True)):
-        users = [name for name in sums if scaled[name][index] > 0]
-        for kind in ("train_NN", "test_TN") if users else ():
-            product = own @ own.T if kind == "train_NN" else other @ own.T
-            for name in users:
-                _add(getattr(sums[name], kind), product, scaled[name][index])
-    return sums
+    for index, layer in enumerate(train):
+        users = [products for products in found.values() if products.factors_L[index] > 0]
+        if users:
+            layer_NN = layer @ layer.T
+        for products in users:
+            _add(products.train_NN, layer_NN, products.factors_L[index])
+    return found
+
+
+def cross_products(rows: Features, columns: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Inner products of images by other images, under the weighting of these factors."""
+    total = np.zeros((len(rows[0]), len(columns[0])), np.float32)
+    for row, column, factor in zip(rows, columns, factors_L, strict=True):
+        if factor > 0:
+            _add(total, row @ column.T, factor)
+    return total
 
 
 def kernel(

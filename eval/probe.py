@@ -12,9 +12,12 @@ not beat both has learned nothing that the probe can show.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,16 @@ from eval.features import (
     trained_discriminator,
     untrained_discriminator,
 )
-from eval.grams import Grams, concatenated, first_two, kernel, make_grams, squared_norms
+from eval.grams import (
+    Features,
+    Products,
+    concatenated,
+    cross_products,
+    first_two,
+    kernel,
+    squared_norms,
+    train_products,
+)
 from eval.results import Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
 from eval.runs import LabelledImages, RunDirectory
 from node.checkpoint import Checkpoint
@@ -42,7 +54,11 @@ GRID: tuple[tuple[Kernel, float | None, tuple[float, ...]], ...] = (
 )
 """What is tried: kernel, gamma on vectors of mean norm 1, and values of C."""
 
-_WEIGHTINGS: Mapping[Source, Mapping[Layers | None, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+Labels = NDArray[np.int64]
+Weighting = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_Layers = TypeVar("_Layers", bound=str | None)
+
+_WEIGHTINGS: Mapping[Source, Mapping[Layers | None, Weighting]] = {
     "discriminator": {"all": concatenated, "first-two": first_two},
     "untrained": {"all": concatenated, "first-two": first_two},
     "pixels": {None: concatenated},
@@ -55,9 +71,6 @@ SOURCES: Mapping[Source, str] = {
 """What people read for a source."""
 _PARTS = 10  # a tenth is held out
 _PREDICTED_AT_ONCE = 1000
-
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,35 @@ def split(labels: Labels, generator: np.random.Generator) -> tuple[NDArray[np.in
     return np.concatenate([by_class[~is_held], by_class[is_held]]), int((~is_held).sum())
 
 
+def examine(
+    train: Features,
+    test: Features,
+    labels: Labels,
+    test_labels: Labels,
+    fit_count: int,
+    weightings: Mapping[_Layers, Weighting],
+) -> dict[_Layers, dict[Kernel, tuple[Choice, float]]]:
+    """For each weighting and kernel the hyperparameters that were chosen, and the error on the test images in percent.
+
+    Args:
+        train: Features of the training images, those to fit first.
+        test: Features of the test images.
+        labels: (N,).
+        test_labels: (T,).
+        fit_count: F.
+        weightings: What each layer counts.
+    """
+    squares_NL = squared_norms(train)
+    by_layers = train_products(train, {layers: weigh(squares_NL) for layers, weigh in weightings.items()})
+    found = {}
+    for layers in list(by_layers):
+        products = by_layers.pop(layers)  # each takes the square of the training images in memory
+        choices = choose(products.train_NN, labels, fit_count)
+        errors = final_errors(products, train, test, labels, test_labels, choices)
+        found[layers] = {name: (choice, errors[name]) for name, choice in choices.items()}
+    return found
+
+
 def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dict[Kernel, Choice]:
     """For each kernel the hyperparameters with the fewest errors on the held-out images; the first of equals.
 
@@ -121,26 +163,47 @@ def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dic
     """
     squares, F = np.diagonal(train_NN).astype(np.float64), fit_count
     best: dict[Kernel, Choice] = {}
-    for name, gamma, costs in GRID:
-        fit_FF = kernel(train_NN[:F, :F], squares[:F], squares[:F], gamma)
-        held_HF = kernel(train_NN[F:, :F], squares[F:], squares[:F], gamma)
-        for c in costs:
-            guessed = _svm(c).fit(fit_FF, labels[:F]).predict(held_HF)
-            choice = Choice(name, gamma, c, percent_wrong(guessed, labels[F:]))
-            if name not in best or choice.held_out_error < best[name].held_out_error:
-                best[name] = choice
+    with ThreadPoolExecutor(_processors()) as pool:  # libsvm lets go of the interpreter while it fits
+        for name, gamma, costs in GRID:
+            fit_FF = kernel(train_NN[:F, :F], squares[:F], squares[:F], gamma)
+            held_HF = kernel(train_NN[F:, :F], squares[F:], squares[:F], gamma)
+            guesses = pool.map(partial(_fit_and_guess, fit_FF, labels[:F], held_HF), costs)
+            for c, guessed in zip(costs, guesses, strict=True):
+                choice = Choice(name, gamma, c, percent_wrong(guessed, labels[F:]))
+                if name not in best or choice.held_out_error < best[name].held_out_error:
+                    best[name] = choice
     return best
 
 
-def final_error(grams: Grams, labels: Labels, test_labels: Labels, choice: Choice) -> float:
-    """Wrong test images in percent, after learning from all training images with the chosen hyperparameters."""
-    squares = np.diagonal(grams.train_NN).astype(np.float64)
-    svm = _svm(choice.c).fit(kernel(grams.train_NN, squares, squares, choice.gamma), labels)
-    guessed = [
-        svm.predict(kernel(grams.test_TN[rows], grams.test_T[rows], squares, choice.gamma))
-        for rows in (slice(i, i + _PREDICTED_AT_ONCE) for i in range(0, len(test_labels), _PREDICTED_AT_ONCE))
-    ]
-    return percent_wrong(np.concatenate(guessed), test_labels)
+def final_errors(
+    products: Products,
+    train: Features,
+    test: Features,
+    labels: Labels,
+    test_labels: Labels,
+    choices: Mapping[Kernel, Choice],
+) -> dict[Kernel, float]:
+    """Wrong test images in percent, after learning from all training images with the chosen hyperparameters.
+
+    A test image is compared with support vectors alone: the others do not count.
+    """
+    squares = np.diagonal(products.train_NN).astype(np.float64)
+    machines = {
+        name: _svm(choice.c).fit(kernel(products.train_NN, squares, squares, choice.gamma), labels)
+        for name, choice in choices.items()
+    }
+    used = np.unique(np.concatenate([svm.support_ for svm in machines.values()]))
+    test_TS = cross_products(test, [layer[used] for layer in train], products.factors_L)
+    test_T = squared_norms(test) @ products.factors_L
+    guessed: dict[Kernel, list[Labels]] = {name: [] for name in machines}
+    for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
+        rows = slice(start, start + _PREDICTED_AT_ONCE)
+        # libsvm wants a column for every training image, and reads those of support vectors.
+        padded = np.zeros((len(test_T[rows]), len(labels)))
+        for name, svm in machines.items():
+            padded[:, used] = kernel(test_TS[rows], test_T[rows], squares[used], choices[name].gamma)
+            guessed[name].append(svm.predict(padded))
+    return {name: percent_wrong(np.concatenate(parts), test_labels) for name, parts in guessed.items()}
 
 
 def percent_wrong(guessed: Labels, truth: Labels) -> float:
@@ -216,52 +279,46 @@ def _probe_node(
     run: RunDirectory, subject: Subject, source: Source, test: LabelledImages, seed: int
 ) -> Iterator[tuple[Layers | None, Mapping[Kernel, ProbeNode]]]:
     """One node's errors from one source, for each weighting of the layers and each kernel."""
-    by_layers, sizes = _grams(run, subject, source, test, seed)
-    for layers in list(by_layers):
-        grams = by_layers.pop(layers)
-        choices = choose(grams.train_NN, subject.labels, subject.fit_count)
-        errors = {name: final_error(grams, subject.labels, test.labels, c) for name, c in choices.items()}
-        features = sum(sizes[:2]) if layers == "first-two" else sum(sizes)
-        checkpoint = subject.checkpoint if source == "discriminator" else None
+    train, test_features = _features(run, subject, source, test, seed)
+    sizes = [layer.shape[1] for layer in train]
+    weightings = _WEIGHTINGS[source]
+    found = examine(train, test_features, subject.labels, test.labels, subject.fit_count, weightings)
+    checkpoint = subject.checkpoint if source == "discriminator" else None
+    for layers, by_kernel in found.items():
         yield (
             layers,
             {
                 name: ProbeNode(
                     node=subject.node_id,
-                    error=round(errors[name], 4),
-                    standard_error=round(binomial_error(errors[name], len(test.labels)), 4),
+                    error=round(error, 4),
+                    standard_error=round(binomial_error(error, len(test.labels)), 4),
                     test_images=len(test.labels),
                     training_images=len(subject.labels),
                     held_out_images=len(subject.labels) - subject.fit_count,
                     held_out_error=round(choice.held_out_error, 4),
-                    features=features,
+                    features=sum(sizes[:2]) if layers == "first-two" else sum(sizes),
                     kernel=name,
                     c=choice.c,
                     gamma=choice.gamma,
                     checkpoint=run.below(checkpoint.path) if checkpoint else None,
                     cycle=checkpoint.meta.cycle if checkpoint else None,
                 )
-                for name, choice in choices.items()
+                for name, (choice, error) in by_kernel.items()
             },
         )
 
 
-def _grams(
+def _features(
     run: RunDirectory, subject: Subject, source: Source, test: LabelledImages, seed: int
-) -> tuple[dict[Layers | None, Grams], list[int]]:
-    """Inner products for each weighting, and how many numbers each layer has; the features are let go at once."""
+) -> tuple[Features, Features]:
+    """Of a node's own images and of the test images."""
     if source == "pixels":
-        train_features, test_features = pixel_features(subject.images), pixel_features(test.images)
+        return pixel_features(subject.images), pixel_features(test.images)
+    if source == "discriminator":
+        discriminator = trained_discriminator(run, subject.checkpoint)
     else:
-        if source == "discriminator":
-            discriminator = trained_discriminator(run, subject.checkpoint)
-        else:
-            discriminator = untrained_discriminator(run, subject.node_id, subject.images, seed)
-        train_features = layer_features(discriminator, subject.images)
-        test_features = layer_features(discriminator, test.images)
-    squares_NL = squared_norms(train_features)
-    weights = {layers: weigh(squares_NL) for layers, weigh in _WEIGHTINGS[source].items()}
-    return make_grams(train_features, test_features, weights), [layer.shape[1] for layer in train_features]
+        discriminator = untrained_discriminator(run, subject.node_id, subject.images, seed)
+    return layer_features(discriminator, subject.images), layer_features(discriminator, test.images)
 
 
 def _rows(
@@ -290,3 +347,14 @@ def _row(
 
 def _svm(c: float) -> Any:
     return SVC(kernel="precomputed", C=c)
+
+
+def _fit_and_guess(
+    fit_FF: NDArray[np.float64], labels: Labels, held_HF: NDArray[np.float64], c: float
+) -> Labels:
+    guessed: Labels = _svm(c).fit(fit_FF, labels).predict(held_HF)
+    return guessed
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

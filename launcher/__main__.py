@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from launcher.compose import compose_file
 from launcher.datasets import DATA_SETS
+from launcher.forkserver import AVAILABLE, ForkServer
 from launcher.handout import hand_out as hand_out_files
 from launcher.live import open_view, read_status
 from launcher.options import DATA, GRAPH, RUN_SETTINGS, Parameter, blaming_variables, read_settings, takes
-from launcher.plan import Request
+from launcher.plan import ProcessSpec, Request
 from launcher.prepare import Draft, default_run_dir, draft_run, locked, write_run
 from launcher.processes import Outcome, supervise
 from launcher.site_commands import keys, peers, shard
@@ -102,17 +104,17 @@ def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
         click.echo(draft.plan.describe())
         return
     run_dir = draft.plan.request.run_dir
-    with locked(run_dir):
+    specs = [node.process for node in draft.plan.nodes]
+    with locked(run_dir), _fork_server(specs) as server:
         write_run(draft)
         click.echo(f"{run_dir}: {'prepared' if draft.is_new else 'resumed'}, {len(draft.plan.nodes)} nodes")
-        specs = [node.process for node in draft.plan.nodes]
         if all((status := read_status(spec.status)) and status.state == "finished" for spec in specs):
             click.echo(f"all nodes have finished already; next: dgan-eval probe {run_dir}")
             return
         policy = RestartPolicy(hang_s=options["hang_after"])
         supervisor = Supervisor([spec.node_id for spec in specs], policy, random.Random())
         with open_view(Console()) as view:
-            outcome = supervise(specs, supervisor, view)
+            outcome = supervise(specs, supervisor, view, server=server)
     _report(draft, outcome, run_dir_given=options["run_dir"] is not None)
     ctx.exit(outcome.exit_code)
 
@@ -191,6 +193,11 @@ def draw_graph(kind: str, nodes: int, degree: int | None, seed: int) -> None:
     else:
         graph = fixed[kind](nodes)
     click.echo(write_graph(graph), nl=False)
+
+
+def _fork_server(specs: Sequence[ProcessSpec]) -> contextlib.AbstractContextManager[ForkServer | None]:
+    """Begun before the data are prepared: the one does not wait for the other."""
+    return ForkServer(specs[0].env) if AVAILABLE else contextlib.nullcontext()
 
 
 @blaming_variables()

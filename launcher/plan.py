@@ -14,6 +14,7 @@ from topology.errors import InputError
 from topology.graph import Graph
 
 # One thread pool each: the settings, not the machine's core count, say how many threads a node takes.
+_NODE = (sys.executable, "-m", "node")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -53,6 +54,11 @@ class ProcessSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     directory: Path
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of `dgan-node`'s command line."""
+        return self.argv[len(_NODE) :]
 
     @property
     def console_log(self) -> Path:
@@ -216,7 +222,7 @@ def _cycles(node_id: int, images: int, settings: Settings) -> int:
 
 
 def _process(run_dir: Path, node_id: int, threads: int) -> ProcessSpec:
-    command = (sys.executable, "-m", "node", "--id", str(node_id), "--peers", str(run_dir / "peers.toml"))
+    command = (*_NODE, "--id", str(node_id), "--peers", str(run_dir / "peers.toml"))
     environment = {name: str(threads) for name in _THREAD_VARIABLES}
     # A killed node's last words are in its console.log only if they were not held back in a buffer.
     environment["PYTHONUNBUFFERED"] = "1"

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
+from launcher.forkserver import Forked, ForkServer
 from launcher.live import Row, View, read_status
 from launcher.plan import ProcessSpec
 from launcher.supervisor import Decision, Start, State, Stop, Supervisor
+from node.__main__ import LIFELINE
 from node.exits import EXIT_OK, EXIT_TEMPORARY
 
-LIFELINE_VARIABLE = "DGAN_LIFELINE_FD"
 _POLL_S = 0.1
 _TAIL_BYTES = 4096
 _SENT_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
@@ -46,10 +47,17 @@ class Outcome:
 
 
 class Children:
-    """The node processes of one run, for the length of a `with` block; none outlives it."""
+    """The node processes of one run, for the length of a `with` block; none outlives it.
+
+    Args:
+        server: What they are forked from; None to start each as a program.
+    """
+
+    def __init__(self, server: ForkServer | None = None) -> None:
+        self._server = server
 
     def __enter__(self) -> Self:
-        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._running: dict[int, subprocess.Popen[bytes] | Forked] = {}
         self._log_starts: dict[int, int] = {}
         # Neither end is inheritable by default (PEP 446); `start` hands on the read end alone.
         self._lifeline_read, self._lifeline_write = os.pipe()
@@ -83,17 +91,22 @@ class Children:
         spec.directory.mkdir(parents=True, exist_ok=True)
         with spec.console_log.open("ab") as log:
             self._log_starts[spec.node_id] = log.tell()
-            process = subprocess.Popen(  # noqa: S603 - the command is this project's own node, built in launcher.plan
-                spec.argv,
-                env={**os.environ, **spec.env, LIFELINE_VARIABLE: str(self._lifeline_read)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(self._lifeline_read,),
-                start_new_session=True,
-            )
+            process = self._start(spec, log.fileno())
         self._running[spec.node_id] = process
         return process.pid
+
+    def _start(self, spec: ProcessSpec, output: int) -> subprocess.Popen[bytes] | Forked:
+        if self._server is not None:
+            return self._server.start(spec.words, output=output, lifeline=self._lifeline_read)
+        return subprocess.Popen(  # noqa: S603 - the command is this project's own node, built in launcher.plan
+            spec.argv,
+            env={**os.environ, **spec.env, LIFELINE: str(self._lifeline_read)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(self._lifeline_read,),
+            start_new_session=True,
+        )
 
     def stop(self, node_id: int, *, kill: bool) -> None:
         """Sends SIGTERM to a node, or SIGKILL to it and whatever it started; a node that has ended is left alone."""
@@ -155,6 +168,7 @@ def supervise(
     supervisor: Supervisor,
     view: View,
     clock: Callable[[], float] = time.monotonic,
+    server: ForkServer | None = None,
 ) -> Outcome:
     """Runs all processes until each has ended for good.
 
@@ -163,8 +177,9 @@ def supervise(
         supervisor: Decides.
         view: Is told every event and shown the newest figures.
         clock: Monotonic seconds.
+        server: What processes are forked from; None to start each as a program.
     """
-    with Children() as children, caught_signals() as signals:
+    with Children(server) as children, caught_signals() as signals:
         run = _Run({spec.node_id: spec for spec in specs}, supervisor, children, view, clock)
         answered = 0
         while not supervisor.done:

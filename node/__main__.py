@@ -17,7 +17,7 @@ from node.cli import Command, example
 from node.exits import EXIT_INPUT, EXIT_OK
 from topology.peers import read_peers
 
-_LIFELINE = "DGAN_LIFELINE_FD"
+LIFELINE = "DGAN_LIFELINE_FD"
 _LIFELINE_DEADLINE_S = 1.5
 
 
@@ -103,7 +103,7 @@ def _watch_lifeline(stop: threading.Event) -> None:
     The kernel's parent-death signal would be no help: it comes once for every thread of a launcher that dies, and a second
     SIGTERM ends a node without saving.
     """
-    descriptor = os.environ.pop(_LIFELINE, None)
+    descriptor = os.environ.pop(LIFELINE, None)
     if descriptor is None:
         return
 

@@ -152,7 +152,7 @@ def _tell_shard(view: NodeView, shard: Shard) -> str:
 
 
 def _device(settings: Settings) -> str:
-    from node.trainer import choose_device  # noqa: PLC0415 - torch takes seconds to load
+    from node.hardware import choose_device  # noqa: PLC0415 - torch takes seconds to load
 
     return f"{settings.training.device} is {choose_device(settings.training.device)}"
 

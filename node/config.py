@@ -165,8 +165,9 @@ class TrainingSettings(Section):
 
     batch_size: int = Field(100, ge=2)
     """m of Algorithm 1: images, and noise vectors, in one batch."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Number format of the convolutions (autocast); weights, losses and optimisers stay float32."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Number format of the convolutions (autocast); weights, losses and optimisers stay float32. `auto`: bfloat16 where the
+    processor computes in it, else float32."""
     device: str = Field("cpu", pattern=r"^(cpu|auto|cuda(:\d+)?)$")
     """`cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one."""
     threads: int = Field(1, ge=1)

@@ -93,10 +93,11 @@ class Discriminator(nn.Module):
     def _layers(self, images_BCHW: Tensor, *, track: bool) -> list[Tensor]:
         outputs: list[Tensor] = []
         x = images_BCHW
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = convolution(x)
+        for layer, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            by_product = layer == 0 and x.requires_grad and torch.is_grad_enabled()
+            x = _convolve(convolution, x) if by_product else convolution(x)
             x = norm(x, track=track) if isinstance(norm, BatchNorm) else norm(x)
-            x = functional.leaky_relu(x, self.slope)
+            x = functional.leaky_relu(x, self.slope, inplace=True)
             outputs.append(x)
         outputs.append(self.last(x))
         return outputs
@@ -119,7 +120,7 @@ class Generator(nn.Module):
         check_image_shape(size, channels)
         maps = _halvings(size, until=_FIRST_MAP)[::-1]
         widths = (*_fit_widths(architecture.generator_widths, len(maps) - 1), channels)
-        self.latent_size = architecture.latent_size
+        self.latent_size, self.size = architecture.latent_size, size
         self.convolutions = nn.ModuleList(
             [nn.ConvTranspose2d(self.latent_size, widths[0], maps[0], bias=False)]
         )
@@ -147,10 +148,32 @@ class Generator(nn.Module):
         first = self.convolutions[0].get_parameter("weight")
         x = (z_BZ @ first.flatten(start_dim=1)).view(-1, *first.shape[1:])
         x = x.contiguous(memory_format=torch.channels_last)
-        x = functional.relu(self.norms[0](x, track=track))
+        x = functional.relu(self.norms[0](x, track=track), inplace=True)
         for convolution, norm in zip(self.convolutions[1:-1], self.norms[1:], strict=True):
-            x = functional.relu(norm(convolution(x), track=track))
-        return torch.tanh(self.convolutions[-1](x))
+            x = functional.relu(norm(convolution(x), track=track), inplace=True)
+        return torch.tanh(_convolve_transposed(self.convolutions[-1], x, self.size))
+
+
+# Next to an image, with its one or three channels, a library's convolution is slow in some directions: there it is a matrix
+# product, and the image is taken apart for it or put together from it.
+
+
+def _convolve(convolution: nn.Module, image_BCHW: Tensor) -> Tensor:
+    """D's first layer, for an image that wants a gradient: three quarters of the time went into that."""
+    weight, size = convolution.get_parameter("weight"), image_BCHW.shape[-1] // 2
+    patches = functional.unfold(image_BCHW, weight.shape[-1], stride=2, padding=1).transpose(1, 2)
+    x_BHWC = (patches @ weight.flatten(start_dim=1).T).view(-1, size, size, len(weight))
+    bias = dict(convolution.named_parameters()).get("bias")
+    return (x_BHWC if bias is None else x_BHWC + bias).permute(0, 3, 1, 2)
+
+
+def _convolve_transposed(convolution: nn.Module, x_BCHW: Tensor, size: int) -> Tensor:
+    """G's last layer, to an image of `size` pixels."""
+    weight, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
+    patches = x_BCHW.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(start_dim=1)
+    # Overlapping patches are added up in float32, as a convolution does inside.
+    image = functional.fold(patches.transpose(1, 2).float(), size, weight.shape[-1], stride=2, padding=1)
+    return image + bias[:, None, None]
 
 
 def check_image_shape(size: int, channels: int) -> None:

@@ -20,6 +20,7 @@ from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import make_directory
+from node.hardware import keep_memory
 from node.inputs import (
     architecture_of,
     digests,
@@ -68,6 +69,7 @@ def run_session(
     torch.set_num_threads(settings.training.threads)
     # Weights that decay below float32's normal range would slow every convolution down many times.
     torch.set_flush_denormal(True)
+    keep_memory()
     make_directory(view.directory)
     with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id, insecure=insecure)
@@ -151,6 +153,7 @@ def _live(
             cycle=trainer.cycle_count,
             images=len(shard),
             address=address,
+            precision=str(trainer.precision).removeprefix("torch."),
         )
         worker.run()
 

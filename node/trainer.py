@@ -23,13 +23,13 @@ from torch import Tensor
 from node.checkpoint import add_prefix, strip_prefix
 from node.config import Settings
 from node.data import Batches
+from node.hardware import choose_device, choose_precision
 from node.inputs import count_cycles
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.optimizers import Adam, Momentum
 from node.selection import CRITERIA, information_gain, sample, uniform
 from node.shards import Shard
-from topology.errors import InputError
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _STREAMS = ("weights", "data", "noise", "labels", "selection")
@@ -118,6 +118,7 @@ class Trainer:
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
         self.device = choose_device(settings.training.device)
+        self.precision = choose_precision(settings.training.precision, self.device)
         self.cycle_count = 0
         self.streams = seed_streams(settings.seed, node_id)
         self.batches = Batches(shard, m, self.streams["data"], self.device)
@@ -267,7 +268,7 @@ class Trainer:
         return logits_m.float()
 
     def _precision(self) -> torch.autocast:
-        reduced = self.settings.training.precision == "bfloat16"
+        reduced = self.precision == torch.bfloat16
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
 
     def state(self) -> dict[str, Tensor]:
@@ -302,23 +303,6 @@ class Trainer:
             stream.set_state(tensors[f"random.{name}"])
         self.batches.load_state(strip_prefix(tensors, "batches"))
         self.cycle_count = int(tensors["progress.cycle"])
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a setting: `auto` is a GPU where there is one.
-
-    Raises:
-        InputError: A GPU is asked for and there is none, or no such one.
-    """
-    gpus = torch.cuda.device_count() if name != "cpu" else 0
-    if name == "auto":
-        name = "cuda" if gpus else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise InputError(
-            "training.device", f"{name} is not here, {gpus} GPUs are visible", "cpu, auto or a lower number"
-        )
-    return device
 
 
 def place(module: _Module, device: torch.device) -> _Module:

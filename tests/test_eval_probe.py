@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from eval.grams import concatenated, first_two, kernel, make_grams, squared_norms
-from eval.probe import Choice, binomial_error, choose, final_error, probe, split
+from eval.grams import concatenated, cross_products, first_two, kernel, squared_norms, train_products
+from eval.probe import Choice, binomial_error, choose, final_errors, probe, split
 from eval.runs import read_run
 from node.shards import Shard, load_shard, save_shard
 from topology.errors import InputError
@@ -29,24 +29,28 @@ def _layers(count: int, seed: int) -> list[np.ndarray[tuple[int, int], np.dtype[
 def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
     """Every weighting comes from the same products."""
     train, test = _layers(30, 0), _layers(12, 1)
-    grams = make_grams(train, test, {"all": concatenated(squared_norms(train))})["all"]
+    found = train_products(train, {"all": concatenated(squared_norms(train))})["all"]
     joined, other = np.hstack(train), np.hstack(test)
     scale = np.linalg.norm(joined, axis=1).mean()
-    np.testing.assert_allclose(grams.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    np.testing.assert_allclose(grams.test_TN, other @ joined.T / scale**2, atol=1e-5)
-    np.testing.assert_allclose(grams.test_T, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
-    assert np.sqrt(np.diagonal(grams.train_NN)).mean() == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
+    np.testing.assert_allclose(
+        cross_products(test, train, found.factors_L), other @ joined.T / scale**2, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        squared_norms(test) @ found.factors_L, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5
+    )
+    assert np.sqrt(np.diagonal(found.train_NN)).mean() == pytest.approx(1, rel=1e-5)
 
 
 def test_the_first_two_layers_count_the_same() -> None:
     """Each is scaled to mean norm 1 before they are joined; the last layer is left out."""
     train = _layers(30, 0)
     train[0] *= 50
-    grams = make_grams(train, train, {"first-two": first_two(squared_norms(train))})["first-two"]
+    found = train_products(train, {"first-two": first_two(squared_norms(train))})["first-two"]
     parts = [layer / np.linalg.norm(layer, axis=1).mean() for layer in train[:2]]
     joined = np.hstack(parts)
     joined /= np.linalg.norm(joined, axis=1).mean()
-    np.testing.assert_allclose(grams.train_NN, joined @ joined.T, atol=1e-5)
+    np.testing.assert_allclose(found.train_NN, joined @ joined.T, atol=1e-5)
 
 
 def test_kernels_match_their_definitions() -> None:
@@ -68,13 +72,14 @@ def test_a_precomputed_kernel_gives_the_same_svm(gamma: float | None) -> None:
     train, test = _layers(90, 0)[:1], _layers(60, 1)[:1]
     labels = np.asarray((train[0][:, 0] > 0).astype(np.int64) + (train[0][:, 1] > 0))
     truth = np.asarray((test[0][:, 0] > 0).astype(np.int64) + (test[0][:, 1] > 0))
-    grams = make_grams(train, test, {"all": np.ones(1)})["all"]
+    products = train_products(train, {"all": np.ones(1)})["all"]
     scale = np.linalg.norm(train[0], axis=1).mean()
     plain = SVC(kernel="linear" if gamma is None else "rbf", C=3, gamma=gamma or "scale")
     expected = 100 * (plain.fit(train[0] / scale, labels).predict(test[0] / scale) != truth).mean()
     name = "linear" if gamma is None else "rbf"
     choice = Choice(name, gamma, 3, 0)  # type: ignore[arg-type]  # one of two names
-    assert final_error(grams, labels, truth, choice) == pytest.approx(expected, abs=1e-9)
+    found = final_errors(products, train, test, labels, truth, {choice.kernel: choice})
+    assert found == {name: pytest.approx(expected, abs=1e-9)}
 
 
 def test_a_tenth_of_every_class_is_held_out() -> None:
@@ -105,8 +110,8 @@ def test_the_choice_is_made_on_the_held_out_images() -> None:
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
     order, fit_count = split(np.repeat([0, 1], 100), generator)
     points, labels = points[order], np.repeat([0, 1], 100)[order]
-    grams = make_grams([points], [points], {"all": np.ones(1)})["all"]
-    found = choose(grams.train_NN, labels, fit_count)
+    products = train_products([points], {"all": np.ones(1)})["all"]
+    found = choose(products.train_NN, labels, fit_count)
     assert found["rbf"].held_out_error == 0
     assert found["linear"].held_out_error > 20
     assert found["linear"].gamma is None

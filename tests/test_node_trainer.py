@@ -15,7 +15,7 @@ from node.config import Settings, resolve
 from node.losses import discriminator_loss
 from node.models import Discriminator
 from node.shards import Shard
-from node.trainer import Trainer, TrainingError, choose_device, loss_threshold
+from node.trainer import Trainer, TrainingError, loss_threshold
 from topology.errors import InputError
 
 SMALL = {
@@ -311,10 +311,3 @@ def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
         next(node.generator.parameters())[0] = float("inf")
     with pytest.raises(TrainingError, match=r"cycle 0: .* is not finite; lower the learning rates"):
         node.state()
-
-
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    """`auto` takes what there is; a number beyond it is an error of the settings."""
-    assert choose_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(InputError, match="cuda:99"):
-        choose_device("cuda:99")

@@ -1,0 +1,116 @@
+"""Five nodes on a ring that learn from each other, against the same updates in one process without any socket.
+
+Both sides share one processor, so that the ratio of their times is what processes, sockets, encryption and files cost.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.cluster_runs import launched
+from benchmarks.images import write_images
+from benchmarks.measure import ROOT, Figure, alternate, figure, milliseconds, ratios, timed
+from node.config import Settings, resolve
+from node.models import Discriminator
+from node.neighbors import build_modules
+from node.shards import load_shard
+from node.trainer import Trainer, place
+from topology.graph import ring
+
+_GRAPH = ROOT / "examples" / "paper-ring.toml"
+_TARGET = 1.05
+_CYCLES = {False: 80, True: 300}
+# One step of D in every cycle: how many it takes else depends on the losses, and both sides shall do the same.
+_ONE_STEP = {"discriminator": {"max_steps": 1}}
+_OPTIONS = ("--preset", "paper", "--policy", "info-gain", "--epochs", "1000", "--set", "discriminator.max_steps=1",
+            "--set", "output.metrics_every_cycles=1")  # fmt: skip
+
+
+def measure(*, full: bool) -> Iterator[Figure]:
+    """Seconds of a cycle with sockets over those without."""
+    rounds, cycles = 5 if full else 3, _CYCLES[full]
+    before = os.sched_getaffinity(0)
+    core = {max(before)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_images(folder / "data")
+        number = iter(range(100))
+        shards = folder / "run-0"
+
+        def with_sockets() -> float:
+            return _with_sockets(data, folder / f"run-{next(number)}", cycles, core)
+
+        def without() -> float:
+            torch.set_num_threads(1)
+            os.sched_setaffinity(0, core)
+            try:
+                return _without_sockets(shards, cycles)
+            finally:
+                os.sched_setaffinity(0, before)
+
+        pairs = alternate(with_sockets, without, rounds)
+    yield figure(
+        "five nodes on a ring, info-gain: seconds of a cycle over those of the same updates in one process without sockets",
+        ratios(pairs),
+        target=_TARGET,
+        beside=f"a cycle: {milliseconds('five processes', [a for a, _ in pairs])}, {milliseconds('one process', [b for _, b in pairs])}",
+    )
+
+
+def _with_sockets(data: Path, run: Path, cycles: int, core: set[int]) -> float:
+    """Seconds of the processor for one node's cycle, while all five train."""
+    graph = ring(5)
+    with launched(_GRAPH, data, run, graph.ids, *_OPTIONS, "--base-port", "17600", cores=core) as running:
+        running.wait_for_cycles(cycles)
+        lines = {node: running.lines(node) for node in graph.ids}
+    # From the moment when the last node trains to the moment when the first one stops being watched.
+    since_s = max(float(each[0]["unix_s"]) for each in lines.values())
+    until_s = min(float(each[-1]["unix_s"]) for each in lines.values())
+    done = sum(since_s < float(line["unix_s"]) <= until_s for each in lines.values() for line in each)
+    return (until_s - since_s) / done
+
+
+def _without_sockets(run: Path, cycles: int) -> float:
+    """Seconds for one node's cycle, five nodes taking turns; they read each other's weights as often as real ones."""
+    settings = _settings()
+    graph = ring(5)
+    trainers = {
+        node: Trainer(settings, "paper", node, load_shard(run / "shards" / f"node-{node}.npz"))
+        for node in graph.ids
+    }
+    copies = {j: _modules(settings, trainers[j], graph.neighbors(j)) for j in graph.ids}
+    block = settings.exchange.publish_every_cycles
+    turns = cycles // block
+
+    def train() -> None:
+        for _ in range(turns):
+            for j, trainer in trainers.items():
+                for k, module in copies[j].items():
+                    module.load_state_dict(trainers[k].discriminator.state_dict())
+                for _ in range(block):
+                    trainer.cycle(partial(_all, copies[j]))
+
+    return timed(train) / (turns * block * len(trainers))
+
+
+def _settings() -> Settings:
+    image = {"size": 20, "channels": 1}
+    plain = {"preset": "paper", "policy": "info-gain", "epochs": 1000, "image": image}
+    return resolve("benchmark", plain, _ONE_STEP)
+
+
+def _modules(settings: Settings, trainer: Trainer, neighbors: tuple[int, ...]) -> dict[int, Discriminator]:
+    structure, image = settings.architecture["paper"], settings.image
+    return build_modules(
+        (k, place(Discriminator(structure, image.size, image.channels), trainer.device)) for k in neighbors
+    )
+
+
+def _all(copies: Mapping[int, Discriminator]) -> Mapping[int, Discriminator]:
+    return copies

@@ -1,0 +1,100 @@
+"""Figures that are ratios: two ways of doing the same, in alternating rounds of one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of a table.
+
+    Attributes:
+        what: What was measured.
+        value: Median; a ratio where `unit` is empty.
+        lowest: Of the rounds.
+        highest: Of the rounds.
+        target: What it is meant to reach; None for a figure that is only told.
+        at_least: Whether the target is a lower bound.
+        unit: Of value and target.
+        beside: Absolute figures, for people.
+        rounds: How many rounds there were.
+    """
+
+    what: str
+    value: float
+    lowest: float
+    highest: float
+    target: float | None = None
+    at_least: bool = False
+    unit: str = ""
+    beside: str = ""
+    rounds: int = 1
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median reaches the target; None without one."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and whether the target is met."""
+        return asdict(self) | {"met": self.met}
+
+
+def figure(what: str, values: Sequence[float], **fields: Any) -> Figure:
+    """The median of several rounds, and their range."""
+    return Figure(what, median(values), min(values), max(values), rounds=len(values), **fields)
+
+
+def alternate(
+    first: Callable[[], float], second: Callable[[], float], rounds: int
+) -> list[tuple[float, float]]:
+    """What each of the two returns in every round, A B A B …, after one round that does not count."""
+    found = [(first(), second()) for _ in range(rounds + 1)]
+    return found[1:]
+
+
+def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """The first over the second of every pair."""
+    return [one / other for one, other in pairs]
+
+
+def milliseconds(name: str, seconds: Sequence[float]) -> str:
+    """A median with its name, for `beside`."""
+    return f"{name} {median(seconds) * 1e3:.3g} ms"
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began_s = time.perf_counter()
+    work()
+    return time.perf_counter() - began_s
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "kernel": platform.release(),
+    }

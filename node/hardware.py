@@ -1,0 +1,62 @@
+"""What a node computes on and with: the device, the number format, and how the C library keeps memory."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from topology.errors import InputError
+
+_AMPERE = (8, 0)  # NVIDIA's first generation that computes in bfloat16
+# glibc's mallopt, and what it is told. A batch's tensors are smaller than the one, those that a cycle frees at its end fewer
+# than the other; a snapshot beyond the one is given back as soon as it is let go of.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES, _APART_BYTES = 32 * 2**20, 8 * 2**20
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting: `auto` is a GPU where there is one.
+
+    Raises:
+        InputError: A GPU is asked for and there is none, or no such one.
+    """
+    gpus = torch.cuda.device_count() if name != "cpu" else 0
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise InputError(
+            "training.device", f"{name} is not here, {gpus} GPUs are visible", "cpu, auto or a lower number"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a setting: `auto` is bfloat16 where the device computes in it, and float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if computes_in_bfloat16(device) else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions for it: where it is emulated, a cycle took four times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _AMPERE
+    # torch tells of these by functions that it does not call public yet.
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(ask() for ask in asked if ask is not None)
+
+
+def keep_memory() -> None:
+    """Has the C library keep the memory that a cycle frees, for the next one.
+
+    glibc would give it back to the kernel and take it again page by page: a tenth of a cycle's time, more on a busy
+    machine. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _APART_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)

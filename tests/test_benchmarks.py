@@ -1,0 +1,81 @@
+"""The benchmarks compare what they say they compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import line
+from benchmarks.measure import Figure, alternate, figure, ratios
+from benchmarks.plot import draw
+from benchmarks.textbook import Inputs, in_order
+from benchmarks.training import build_textbook, build_trainer, count_operations, settings_in
+from node.losses import noisy_labels
+
+
+@pytest.mark.system
+def test_the_textbook_loop_computes_what_a_node_computes() -> None:
+    """From equal weights and equal draws, step by step; only the order of sums differs."""
+    settings = settings_in("float32")
+    trainer, source, textbook = build_trainer(settings), build_trainer(settings), build_textbook(settings)
+    textbook.start_from(trainer.generator, trainer.discriminator)
+    before = {
+        id(p): p.detach().clone()
+        for network in (textbook.generator, textbook.discriminator)
+        for p in network.parameters()
+    }
+    m, noise = settings.training.batch_size, settings.discriminator.label_noise
+    for _ in range(3):
+        record = trainer.cycle(dict)
+        z_mZ, x_mCHW = source.sample_noise(), source.batches.sample()
+        real, fake = (noisy_labels(label, m, noise, source.streams["labels"]) for label in (1.0, 0.0))
+        d_loss, g_loss = textbook.cycle(Inputs(z_mZ, x_mCHW, real, fake, source.sample_noise()))
+        assert (d_loss, g_loss) == pytest.approx((record.d_loss, record.g_loss), rel=1e-3)
+    for mine, theirs in (
+        (textbook.generator, trainer.generator),
+        (textbook.discriminator, trainer.discriminator),
+    ):
+        for parameter, reference in zip(mine.parameters(), in_order(theirs), strict=True):
+            p, q = parameter.detach(), reference.detach()
+            # Adam moves a weight as far for a gradient of 1e-9 as for one of 1: there a sign may differ.
+            assert float((p - q).abs().mean()) < 0.02 * float((p - before[id(parameter)]).abs().mean()) + 1e-7
+
+
+@pytest.mark.system
+def test_operations_are_those_of_the_layers() -> None:
+    """D's second layer alone takes, forwards, 100 x 5 x 5 outputs of 64 channels, each of 64 x 16 products."""
+    one_layer = 2 * 100 * 25 * 64 * 64 * 16
+    assert count_operations(build_trainer(settings_in("float32"))) > 8 * one_layer
+
+
+def test_rounds_alternate_and_the_first_does_not_count() -> None:
+    """A B A B and so on."""
+    calls: list[str] = []
+
+    def called(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    pairs = alternate(lambda: called("A"), lambda: called("B"), 2)
+    assert "".join(calls) == "ABABAB"
+    assert pairs == [(3.0, 4.0), (5.0, 6.0)]
+    assert ratios(pairs) == [3 / 4, 5 / 6]
+
+
+@pytest.mark.parametrize(("at_least", "met"), [(True, False), (False, True)])
+def test_a_figure_says_whether_it_meets_its_target(*, at_least: bool, met: bool) -> None:
+    """By its median, and in words."""
+    found = figure("speed", [1.0, 3.0, 2.0], target=2.5, at_least=at_least, beside="2 s")
+    assert (found.value, found.lowest, found.highest, found.met) == (2.0, 1.0, 3.0, met)
+    sign, word = (">=", ", MISSED") if at_least else ("<=", "")
+    assert line(found.as_json()) == f"speed: 2 [1 - 3] ({sign} 2.5{word}); 2 s"
+    assert Figure("size", 1, 1, 1).met is None
+
+
+def test_the_picture_is_the_same_for_the_same_results(tmp_path: Path) -> None:
+    """So that a repeated run changes no file for nothing."""
+    results = {"one": {"figures": [figure("speed", [1.0, 2.0], target=2.0).as_json()]}}
+    for name in ("a.svg", "b.svg"):
+        draw(results, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -1,0 +1,42 @@
+"""Device, number format and memory of a node."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from node.hardware import choose_device, choose_precision, computes_in_bfloat16, keep_memory
+from topology.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    """`auto` takes what there is; a number beyond it is an error of the settings."""
+    assert choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(InputError, match="cuda:99"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, *, has: bool) -> None:
+    """And what is asked for by name is given anywhere."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if has else torch.float32)
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    assert choose_precision("float32", CPU) == torch.float32
+
+
+def test_a_torch_that_does_not_tell_is_taken_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions for it are not public, and may go."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not computes_in_bfloat16(CPU)
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallopt is glibc's."""
+    keep_memory()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    keep_memory()
