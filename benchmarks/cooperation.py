@@ -25,7 +25,7 @@ from topology.graph import ring
 
 _GRAPH = ROOT / "examples" / "paper-ring.toml"
 _TARGET = 1.05
-_CYCLES = {False: 80, True: 300}
+_CYCLES = {False: 40, True: 200}
 # One step of D in every cycle: how many it takes else depends on the losses, and both sides shall do the same.
 _ONE_STEP = {"discriminator": {"max_steps": 1}}
 _OPTIONS = ("--preset", "paper", "--policy", "info-gain", "--epochs", "1000", "--set", "discriminator.max_steps=1",

@@ -29,7 +29,7 @@ from transport.keys import KeyPair, make_keys
 from transport.link import Link, LinkSettings, Neighbor
 from transport.wire import Dtype, Expected, Schema, Snapshot, decode, encode
 
-_SIZES = {"79k": (64, 64, 12), "1M": (250, 250), "5M": (560, 560)}
+_SIZES = {"79k": (64, 64, 12), "1M": (177, 177, 177), "5M": (395, 395, 395)}
 _BURST = 10  # snapshots of one kind in a row
 _PAUSE_S = 0.03  # above the pace that a publisher keeps by itself
 _IMAGE = 20
@@ -298,7 +298,7 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
     folder = ROOT / ".venv-p2pfl"
     python = folder / "bin" / "python"
     if not python.exists():
-        install = [["python3", "-m", "venv", str(folder)], [str(python), "-m", "pip", "install", "-q", "numpy<2"],
+        install = [["python3", "-m", "venv", str(folder)], [str(python), "-m", "pip", "install", "-q", "numpy<2", "opendp"],
                    [str(python), "-m", "pip", "install", "-q", "--no-deps", f"p2pfl=={_P2PFL}"]]  # fmt: skip
         for command in install:
             if subprocess.run(command, check=False).returncode:

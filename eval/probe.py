@@ -163,10 +163,11 @@ def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dic
     """
     squares, F = np.diagonal(train_NN).astype(np.float64), fit_count
     best: dict[Kernel, Choice] = {}
+    fit_FF, held_HF = np.empty((F, F)), np.empty((len(labels) - F, F))
     with ThreadPoolExecutor(_processors()) as pool:  # libsvm lets go of the interpreter while it fits
         for name, gamma, costs in GRID:
-            fit_FF = kernel(train_NN[:F, :F], squares[:F], squares[:F], gamma)
-            held_HF = kernel(train_NN[F:, :F], squares[F:], squares[:F], gamma)
+            kernel(train_NN[:F, :F], squares[:F], squares[:F], gamma, fit_FF)
+            kernel(train_NN[F:, :F], squares[F:], squares[:F], gamma, held_HF)
             guesses = pool.map(partial(_fit_and_guess, fit_FF, labels[:F], held_HF), costs)
             for c, guessed in zip(costs, guesses, strict=True):
                 choice = Choice(name, gamma, c, percent_wrong(guessed, labels[F:]))
@@ -188,21 +189,24 @@ def final_errors(
     A test image is compared with support vectors alone: the others do not count.
     """
     squares = np.diagonal(products.train_NN).astype(np.float64)
+    train_NN = np.empty(products.train_NN.shape)
     machines = {
-        name: _svm(choice.c).fit(kernel(products.train_NN, squares, squares, choice.gamma), labels)
+        name: _svm(choice.c).fit(kernel(products.train_NN, squares, squares, choice.gamma, train_NN), labels)
         for name, choice in choices.items()
     }
+    del train_NN
     used = np.unique(np.concatenate([svm.support_ for svm in machines.values()]))
     test_TS = cross_products(test, [layer[used] for layer in train], products.factors_L)
     test_T = squared_norms(test) @ products.factors_L
     guessed: dict[Kernel, list[Labels]] = {name: [] for name in machines}
+    # libsvm wants a column for every training image, and reads those of support vectors.
+    padded = np.zeros((min(_PREDICTED_AT_ONCE, len(test_labels)), len(labels)))
     for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
         rows = slice(start, start + _PREDICTED_AT_ONCE)
-        # libsvm wants a column for every training image, and reads those of support vectors.
-        padded = np.zeros((len(test_T[rows]), len(labels)))
         for name, svm in machines.items():
-            padded[:, used] = kernel(test_TS[rows], test_T[rows], squares[used], choices[name].gamma)
-            guessed[name].append(svm.predict(padded))
+            columns = kernel(test_TS[rows], test_T[rows], squares[used], choices[name].gamma)
+            padded[: len(columns), used] = columns
+            guessed[name].append(svm.predict(padded[: len(columns)]))
     return {name: percent_wrong(np.concatenate(parts), test_labels) for name, parts in guessed.items()}
 
 

@@ -12,8 +12,8 @@ BUGS = {
     "no length check": ("if len(frame) != whole:", "if len(frame) < whole:"),
     "no digest check": ('if header["digest"] != digest:', "if False:"),
     "padding checked from one byte too late": (
-        "if any(frame[_PREAMBLE.size + header_bytes : start]):",
-        "if any(frame[_PREAMBLE.size + header_bytes + 1 : start]):",
+        "if any(head[_PREAMBLE.size + header_bytes :]):",
+        "if any(head[_PREAMBLE.size + header_bytes + 1 :]):",
     ),
     "integers allowed up to one too many": (
         "not 0 <= value <= MAX_INTEGER",

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from launcher.prepare import plain_name
 from topology.errors import InputError
 from topology.files import write_graph
 from topology.graph import Graph
+from topology.lazily import load_lazily
+
+if TYPE_CHECKING:
+    import jinja2
+else:
+    jinja2 = load_lazily("jinja2")
 
 PORT = 7000
 _SUBNET_ADDRESSES = 8  # /29: the gateway, two nodes, three spare, the network's own and broadcast
@@ -38,11 +43,11 @@ def compose_file(graph: Graph, path: Path) -> str:
         problem = f"{len(graph.edges)} edges, and each takes a network"
         raise InputError(path, problem, f"at most {_MAX_SUBNETS - 1} edges for one machine")
     networks = [f"edge-{a}-{b}" for a, b in graph.edges]
-    environment = Environment(
-        loader=PackageLoader("launcher"),
-        undefined=StrictUndefined,
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("launcher"),
+        undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - YAML, not HTML
+        autoescape=False,
     )
     return environment.get_template("docker-compose.yml.j2").render(
         graph=graph,

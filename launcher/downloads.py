@@ -10,14 +10,20 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import pooch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from launcher.idx import FILES, find_idx
 from topology.errors import InputError
+from topology.lazily import load_lazily
+
+if TYPE_CHECKING:
+    import pooch
+else:
+    pooch = load_lazily("pooch")
 
 _CONNECT_S, _READ_S = 5.0, 15.0
 _CHUNK_BYTES = 1 << 16

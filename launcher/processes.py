@@ -20,8 +20,7 @@ from launcher.forkserver import Forked, ForkServer
 from launcher.live import Row, View, read_status
 from launcher.plan import ProcessSpec
 from launcher.supervisor import Decision, Start, State, Stop, Supervisor
-from node.__main__ import LIFELINE
-from node.exits import EXIT_OK, EXIT_TEMPORARY
+from node.exits import EXIT_OK, EXIT_TEMPORARY, LIFELINE
 
 _POLL_S = 0.1
 _TAIL_BYTES = 4096

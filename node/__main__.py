@@ -14,10 +14,9 @@ from types import FrameType
 import click
 
 from node.cli import Command, example
-from node.exits import EXIT_INPUT, EXIT_OK
+from node.exits import EXIT_INPUT, EXIT_OK, LIFELINE
 from topology.peers import read_peers
 
-LIFELINE = "DGAN_LIFELINE_FD"
 _LIFELINE_DEADLINE_S = 1.5
 
 

@@ -1,4 +1,4 @@
-"""Exit statuses of every command, and what the launcher does with a node that ends with one."""
+"""How processes tell of their end: exit statuses, what the launcher does with them, and the lifeline."""
 
 EXIT_OK = 0
 """Done, or stopped on request with everything saved."""
@@ -10,3 +10,6 @@ EXIT_TEMPORARY = 75
 """Trying again later may help; a node is restarted."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C."""
+LIFELINE = "DGAN_LIFELINE_FD"
+"""Environment variable with the descriptor of a pipe that nobody writes to: when its other end is closed, whoever started the
+node is gone, and it saves and stops."""

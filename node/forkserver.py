@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import node.session  # noqa: F401 - what takes seconds to load, and is loaded here for all nodes
-from node.__main__ import LIFELINE, run
+from node.__main__ import run
+from node.exits import LIFELINE
 
 _LONGEST_REQUEST = 1_000_000
 _PR_SET_NAME = 15

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import struct
+import sys
 
 import torch
 
@@ -13,6 +17,13 @@ _AMPERE = (8, 0)  # NVIDIA's first generation that computes in bfloat16
 # than the other; a snapshot beyond the one is given back as soon as it is let go of.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES, _APART_BYTES = 32 * 2**20, 8 * 2**20
+
+_SCHED_SETATTR = {
+    "x86_64": 314,
+    "aarch64": 274,
+}  # numbers of the system call; few C libraries have a function for it
+_SCHED_ATTR = struct.Struct("=IIQiIQQQII")
+_TURN_NS = 100_000_000  # the longest that Linux takes
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,6 +59,14 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return any(ask() for ask in asked if ask is not None)
 
 
+def prepare_processor(threads: int) -> None:
+    """Settings of the whole process that training depends on."""
+    torch.set_num_threads(threads)
+    # Weights that decay below float32's normal range would slow every convolution down many times.
+    torch.set_flush_denormal(True)
+    keep_memory()
+
+
 def keep_memory() -> None:
     """Has the C library keep the memory that a cycle frees, for the next one.
 
@@ -60,3 +79,19 @@ def keep_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _APART_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def take_long_turns() -> None:
+    """Has the calling thread keep a shared processor for longer at a time: Linux 6.12 and newer, elsewhere nothing changes.
+
+    A node comes back to caches that the others have filled, every 3 ms where nodes outnumber processors: with five of
+    them on one a cycle took 72 ms, with long turns 64 ms, and 61 ms without any other. Threads with short turns,
+    such as those of the link, still come first.
+    """
+    number = _SCHED_SETATTR.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    # size, policy (the usual one), flags, nice, priority, runtime (the length of a turn), and what other policies need
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, nice, 0, _TURN_NS, 0, 0, 0, 0)
+    ctypes.CDLL(None).syscall(number, 0, attributes, 0)

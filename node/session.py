@@ -13,14 +13,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
 from structlog.typing import FilteringBoundLogger
 
 from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import make_directory
-from node.hardware import keep_memory
+from node.hardware import prepare_processor, take_long_turns
 from node.inputs import (
     architecture_of,
     digests,
@@ -66,10 +65,7 @@ def run_session(
     """
     settings, shard = read_settings(peers_path, view), load_shard(view.data)
     settings = with_image_shape(settings, shard, view.data)
-    torch.set_num_threads(settings.training.threads)
-    # Weights that decay below float32's normal range would slow every convolution down many times.
-    torch.set_flush_denormal(True)
-    keep_memory()
+    prepare_processor(settings.training.threads)
     make_directory(view.directory)
     with locked(view), (view.directory / "log.jsonl").open("a", encoding="utf-8") as file:
         log = open_log(file, view.me.id, insecure=insecure)
@@ -155,6 +151,7 @@ def _live(
             address=address,
             precision=str(trainer.precision).removeprefix("torch."),
         )
+        take_long_turns()  # after the link's threads have begun, which shall not
         worker.run()
 
 

@@ -54,7 +54,9 @@ def to_block(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
 
 def load_arrays(discriminator: Discriminator, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Copies a snapshot's arrays into a discriminator of the same structure."""
-    with torch.no_grad():
-        for name, tensor in discriminator.state_dict().items():
-            # The array is a read-only view of the received frame; torch copies from it.
+    for name, tensor in discriminator.state_dict().items():
+        if tensor.device.type == "cpu":
+            tensor.numpy()[...] = arrays[name]
+        else:
+            # The array is a read-only view of the received frame, which torch would warn about.
             tensor.copy_(torch.from_numpy(np.array(arrays[name])))

@@ -70,7 +70,7 @@ def test_an_untrained_discriminator_is_normalised_by_the_nodes_own_images(run: R
     seen: list[torch.Tensor] = []
     for module in discriminator.modules():
         if isinstance(module, BatchNorm):
-            module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+            module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.clone()))
     with torch.no_grad():
         discriminator(to_tensor(images))
     assert len(seen) == 2

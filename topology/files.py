@@ -15,22 +15,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from xml.etree import ElementTree as ET
 
-import networkx as nx
 import tomli_w
 from pydantic import AfterValidator, Field
 
 from topology.errors import InputError
 from topology.graph import Graph, NodeSpec
+from topology.lazily import load_lazily
 from topology.tables import Table, read_text, read_toml
 
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = load_lazily("networkx")
+
 _EDGES_IN_A_LINE = 8
-# What networkx lets through: it does not look whether a text, a child or an encoding is there before it uses it.
-_GRAPHML_ERRORS = (
-    ET.ParseError, nx.NetworkXException, ValueError, LookupError, TypeError, AttributeError, RecursionError,
-)  # fmt: skip
 _NODE_TEXTS = ("address", "bind", "architecture")
 
 
@@ -116,7 +117,16 @@ def _read_graphml(path: Path) -> Graph:
     read_text(path)  # a missing or unreadable file is told in the same words as everywhere
     try:
         read = nx.read_graphml(path)
-    except _GRAPHML_ERRORS as error:
+    # What networkx lets through: it does not look whether a text, a child or an encoding is there before it uses it.
+    except (
+        ET.ParseError,
+        nx.NetworkXException,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(path, f"not GraphML ({error})", "one <graph> in a <graphml> document") from None
     if read.is_directed():
         for a, b in read.edges():

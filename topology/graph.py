@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
-
-import networkx as nx
+from typing import TYPE_CHECKING, Self
 
 from topology.checks import (
     check_address,
@@ -27,6 +25,12 @@ from topology.checks import (
     shown_ids,
 )
 from topology.errors import InputError
+from topology.lazily import load_lazily
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = load_lazily("networkx")
 
 REWIRED_FRACTION = 0.2  # of a small world's edges; the middle of the small-world range of Watts and Strogatz
 MAX_DRAWS = 1000  # of a random graph until a connected one comes

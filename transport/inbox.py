@@ -3,7 +3,7 @@
 Theory of operation. A neighbour may be late, silent, restarted, mistaken or hostile, and whoever reads its frames must
 not have to care. A frame is
     repeated  when it equals, byte for byte, the one accepted last: the neighbour is alive and has nothing newer
-    refused   when `decode` refuses it, when its (boot, seq) is not above the accepted one's, or when the neighbour
+    refused   when `verify` or `read` refuses it, when its (boot, seq) is not above the accepted one's, or when the neighbour
               sends faster than any publisher may; then nothing of it is looked at for a while
     accepted  else; it replaces the one before.
 Restarts need no rule of their own: a node stores a higher boot before its first publish, so that (boot, seq) grows
@@ -19,10 +19,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-import xxhash
-
 from transport.errors import FloodError, RemoteError, StaleError
-from transport.wire import Expected, Snapshot, decode
+from transport.wire import Expected, Frame, Snapshot, read, verify
 
 MAX_FRAMES_PER_S = 200
 """Frames in a second above which a neighbour floods; a publisher sends at most half of them."""
@@ -91,7 +89,7 @@ class Inbox:
         self.repeated = 0
         self.refusals: Counter[str] = Counter()
         self.last_refusal: str | None = None
-        self._fingerprint = b""
+        self._head = b""
         self._window_s = float("-inf")
         self._window_frames = 0
         self._backlog, self._backlog_s = 0.0, float("inf")
@@ -103,7 +101,7 @@ class Inbox:
         """Frames refused, for whatever reason."""
         return self.refusals.total()
 
-    def offer(self, frame: bytes, now_s: float, arrived: int = 1) -> Verdict:
+    def offer(self, frame: Frame, now_s: float, arrived: int = 1) -> Verdict:
         """Judges one frame.
 
         Args:
@@ -138,18 +136,16 @@ class Inbox:
         if now_s < self._quarantined_until_s:
             raise FloodError(self.expected.node_id, frames, MAX_FRAMES_PER_S, QUARANTINE_S)
 
-    def _judge(self, frame: bytes, now_s: float) -> Verdict:
-        # The length first: what is too long to be right is not worth a hash.
-        right_size = len(frame) <= self.expected.max_frame_bytes
-        fingerprint = xxhash.xxh3_128_digest(frame) if right_size else b""
-        if self.latest and fingerprint == self._fingerprint:
+    def _judge(self, frame: Frame, now_s: float) -> Verdict:
+        verified = verify(frame, self.expected)
+        if self.latest and verified.head == self._head:
             self.repeated += 1
             self.latest = replace(self.latest, heard_s=now_s)
             return Repeated(self.latest)
-        snapshot = decode(frame, self.expected)
+        snapshot = read(frame, verified, self.expected)
         if self.latest and snapshot.order <= self.latest.snapshot.order:
             raise StaleError(self.expected.node_id, snapshot.order, self.latest.snapshot.order)
         self.accepted += 1
-        self._fingerprint = fingerprint
+        self._head = verified.head
         self.latest = Delivery(snapshot, arrived_s=now_s, heard_s=now_s)
         return Accepted(self.latest)

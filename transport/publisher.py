@@ -120,10 +120,11 @@ class Publisher:
         if self._pending is not None and now_s - self._sent_s >= PACE_S:
             self._frame, self._pending = self._pending, None
             self._new_s = now_s
-            # Before it is sent: who joins in between may get it twice.
-            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, self._frame)
             self.publishes += 1
             self._send(self._frame, now_s)
+            # After it is sent, since libzmq copies it. Who joins in between is welcomed with the one before, and served
+            # by the repeat that its subscription brings about.
+            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, self._frame)
         elif self._frame is not None and now_s >= self._repeat_s:
             self.republishes += 1
             self._send(self._frame, now_s)

@@ -199,7 +199,7 @@ class Subscription:
 
     def _on_frame(self, line: _Line) -> None:
         try:
-            frame = line.socket.recv(zmq.NOBLOCK)
+            frame = line.socket.recv(zmq.NOBLOCK, copy=False).buffer
         except zmq.Again:
             return
         now_s = line.heard_s = self._wiring.clock()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,6 @@ import xxhash
 from numpy.typing import NDArray
 
 from transport.errors import (
-    BadValueError,
     DigestError,
     FrameSizeError,
     LocalError,
@@ -30,10 +29,12 @@ from transport.errors import (
     MismatchError,
     VersionError,
 )
+from transport.payload import from_payload, gather, to_blocks, to_payload
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 Block = Mapping[str, NDArray[np.float32]]
+Frame = bytes | memoryview
 
 MAGIC = b"DGN1"
 MAJOR, MINOR = 1, 0
@@ -44,10 +45,6 @@ MAX_INTEGER = 2**63 - 1
 
 _PREAMBLE = struct.Struct("<4sBBHIQ")
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# The largest finite number, and the smallest above zero, that a format holds.
-_LARGEST = {"float32": math.inf, "bfloat16": (2 - 2**-7) * 2.0**127, "float16": 65504.0}
-_SMALLEST = {"float32": 0.0, "bfloat16": 2.0**-133, "float16": 2.0**-24}
-_PIECE = 2**16  # numbers looked at together: what the checks need beside the tensors stays small
 # Without these a header of 16 kB can cost 68 MB.
 _HEADER_LIMITS = {
     "strict_map_key": True,
@@ -174,8 +171,8 @@ def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> byte
     _check_format(len(snapshot.blocks), dtype)
     if snapshot.arch_id != schema.arch_id:
         raise LocalError(f"snapshot of {snapshot.arch_id} does not fit the schema {schema.arch_id}")
-    values = _gather(snapshot.blocks, schema)
-    payload = _to_payload(values, schema, len(snapshot.blocks), dtype)
+    values = gather(snapshot.blocks, schema)
+    payload = to_payload(values, schema, len(snapshot.blocks), dtype)
     header = _pack_header(snapshot, dtype, xxhash.xxh3_128_digest(payload.data))
     flags = TWO_BLOCKS if len(snapshot.blocks) > 1 else 0
     preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload.nbytes)
@@ -183,7 +180,20 @@ def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> byte
     return b"".join([preamble, header, padding, payload.data])
 
 
-def decode(frame: bytes, expected: Expected) -> Snapshot:
+@dataclass(frozen=True)
+class Verified:
+    """A frame about which everything is right but, perhaps, its numbers.
+
+    Attributes:
+        head: All of it up to the tensors. Frames of equal heads hold equal tensors: the head names their digest.
+        header: The fields of the header.
+    """
+
+    head: bytes
+    header: Mapping[str, Any]
+
+
+def decode(frame: Frame, expected: Expected) -> Snapshot:
     """The snapshot in a frame, once everything about it is right.
 
     Args:
@@ -196,17 +206,36 @@ def decode(frame: bytes, expected: Expected) -> Snapshot:
     Raises:
         RemoteError: The frame is not exactly what is expected; the subclass and its fields say why.
     """
+    return read(frame, verify(frame, expected), expected)
+
+
+def verify(frame: Frame, expected: Expected) -> Verified:
+    """The first half of `decode`: sizes, header, fields and digest.
+
+    Raises:
+        RemoteError: One of them is wrong.
+    """
     peer = expected.node_id
     header_bytes = _check_sizes(frame, expected)
-    start = _payload_start(header_bytes)
-    header = _unpack_header(frame[_PREAMBLE.size : _PREAMBLE.size + header_bytes], peer)
-    if any(frame[_PREAMBLE.size + header_bytes : start]):
+    head = bytes(frame[: _payload_start(header_bytes)])
+    header = _unpack_header(head[_PREAMBLE.size : _PREAMBLE.size + header_bytes], peer)
+    if any(head[_PREAMBLE.size + header_bytes :]):
         raise MalformedFrameError(peer, "the padding is not zero")
     _check_fields(header, expected)
-    digest = xxhash.xxh3_128(memoryview(frame)[start:]).digest()
+    digest = xxhash.xxh3_128_digest(memoryview(frame)[len(head) :])
     if header["digest"] != digest:
         raise DigestError(peer, header["digest"].hex(), digest.hex())
-    values = _from_payload(frame, start, expected.dtype)
+    return Verified(head, header)
+
+
+def read(frame: Frame, verified: Verified, expected: Expected) -> Snapshot:
+    """The second half of `decode`: the numbers.
+
+    Raises:
+        RemoteError: One is not finite, or a variance is not positive.
+    """
+    header = verified.header
+    values = from_payload(frame, len(verified.head), expected.dtype)
     return Snapshot(
         run_id=header["run_id"],
         node_id=header["node_id"],
@@ -215,7 +244,7 @@ def decode(frame: bytes, expected: Expected) -> Snapshot:
         seq=header["seq"],
         cycle=header["cycle"],
         done=header["done"],
-        blocks=_blocks(values, expected),
+        blocks=to_blocks(values, expected),
     )
 
 
@@ -228,51 +257,6 @@ def _check_format(blocks: int, dtype: str) -> None:
 
 def _payload_start(header_bytes: int) -> int:
     return -(-(_PREAMBLE.size + header_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _layout(schema: Schema, blocks: int) -> Iterator[tuple[int, str, tuple[int, ...], slice]]:
-    """(block, name, shape, place among the numbers) of each tensor, in the order of the payload."""
-    start = 0
-    for block in range(blocks):
-        for name, shape in schema.tensors:
-            end = start + math.prod(shape)
-            yield block, name, shape, slice(start, end)
-            start = end
-
-
-def _gather(blocks: tuple[Block, ...], schema: Schema) -> NDArray[np.float32]:
-    """Every number of a snapshot in the order of the payload, checked."""
-    for block in blocks:
-        if odd := sorted(block.keys() ^ {name for name, _ in schema.tensors}):
-            raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
-    values = np.empty(len(blocks) * schema.values, np.float32)
-    for index, name, shape, place in _layout(schema, len(blocks)):
-        array = blocks[index][name]
-        if array.dtype != np.float32 or array.shape != shape:
-            raise LocalError(f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}")
-        values[place].reshape(shape)[...] = array
-    all_finite = bool(np.isfinite(values).all())
-    for _, name, _, place in _layout(schema, len(blocks)):
-        if not (all_finite or np.isfinite(values[place]).all()):
-            raise LocalError(f"tensor {name} holds a number that is not finite")
-        if name in schema.positive and not (values[place] > 0).all():
-            raise LocalError(f"tensor {name} holds a number that is not above 0")
-    return values
-
-
-def _to_payload(values: NDArray[np.float32], schema: Schema, blocks: int, dtype: Dtype) -> NDArray[Any]:
-    """The numbers in the payload's format; `values` may be changed."""
-    if dtype == "float32":
-        return values.astype("<f4", copy=False)
-    np.clip(values, np.float32(-_LARGEST[dtype]), np.float32(_LARGEST[dtype]), out=values)
-    for _, name, _, place in _layout(schema, blocks):
-        if name in schema.positive:
-            np.maximum(values[place], np.float32(_SMALLEST[dtype]), out=values[place])
-    if dtype == "float16":
-        return values.astype("<f2")
-    bits = values.view(np.uint32)
-    # Half of the last place kept, less one where that place is even: ties go to even.
-    return ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype("<u2")
 
 
 def _pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
@@ -299,7 +283,7 @@ def _pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
     return header
 
 
-def _check_sizes(frame: bytes, expected: Expected) -> int:
+def _check_sizes(frame: Frame, expected: Expected) -> int:
     """The header's length, once every length in the frame is right."""
     peer = expected.node_id
     if len(frame) < _PREAMBLE.size:
@@ -367,34 +351,3 @@ def _check_fields(header: Mapping[str, Any], expected: Expected) -> None:
     for field, value in right.items():
         if header[field] != value:
             raise MismatchError(peer, field, header[field], value)
-
-
-def _from_payload(frame: bytes, start: int, dtype: Dtype) -> NDArray[np.float32]:
-    if dtype == "bfloat16":
-        # The upper halves of float32 numbers, put in place: a frame must not cost more memory than its numbers take.
-        halves = np.zeros(((len(frame) - start) // 2, 2), "<u2")
-        halves[:, 1] = np.frombuffer(frame, "<u2", offset=start)
-        return halves.view("<f4").ravel().astype(np.float32, copy=False)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is found below, as any other
-        return np.frombuffer(frame, "<f4" if dtype == "float32" else "<f2", offset=start).astype(
-            np.float32, copy=False
-        )
-
-
-def _blocks(values: NDArray[np.float32], expected: Expected) -> tuple[Block, ...]:
-    values.setflags(write=False)
-    blocks: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(expected.blocks)]
-    for index, name, shape, place in _layout(expected.schema, expected.blocks):
-        array = blocks[index][name] = values[place].reshape(shape)
-        _check_values(name, array, expected)
-    return tuple(blocks)
-
-
-def _check_values(name: str, array: NDArray[np.float32], expected: Expected) -> None:
-    numbers = array.ravel()
-    for start in range(0, numbers.size, _PIECE):
-        piece = numbers[start : start + _PIECE]
-        if not (finite := np.isfinite(piece)).all():
-            raise BadValueError(expected.node_id, name, float(piece[finite.argmin()]), "finite")
-        if name in expected.schema.positive and not (above := piece > 0).all():
-            raise BadValueError(expected.node_id, name, float(piece[above.argmin()]), "above 0")
