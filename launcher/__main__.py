@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ from rich.console import Console
 
 from launcher.compose import compose_file
 from launcher.datasets import DATA_SETS
-from launcher.forkserver import AVAILABLE, ForkServer
+from launcher.forkserver import fork_server
 from launcher.handout import hand_out as hand_out_files
 from launcher.live import open_view, read_status
 from launcher.options import DATA, GRAPH, RUN_SETTINGS, Parameter, blaming_variables, read_settings, takes
-from launcher.plan import ProcessSpec, Request
+from launcher.plan import Request
 from launcher.prepare import Draft, default_run_dir, draft_run, locked, write_run
 from launcher.processes import Outcome, supervise
 from launcher.site_commands import keys, peers, shard
@@ -105,7 +104,8 @@ def run(ctx: click.Context, /, graph: Path, **options: Any) -> None:
         return
     run_dir = draft.plan.request.run_dir
     specs = [node.process for node in draft.plan.nodes]
-    with locked(run_dir), _fork_server(specs) as server:
+    # Before the data are prepared: the one does not wait for the other.
+    with locked(run_dir), fork_server(specs[0].env) as server:
         write_run(draft)
         click.echo(f"{run_dir}: {'prepared' if draft.is_new else 'resumed'}, {len(draft.plan.nodes)} nodes")
         if all((status := read_status(spec.status)) and status.state == "finished" for spec in specs):
@@ -193,11 +193,6 @@ def draw_graph(kind: str, nodes: int, degree: int | None, seed: int) -> None:
     else:
         graph = fixed[kind](nodes)
     click.echo(write_graph(graph), nl=False)
-
-
-def _fork_server(specs: Sequence[ProcessSpec]) -> contextlib.AbstractContextManager[ForkServer | None]:
-    """Begun before the data are prepared: the one does not wait for the other."""
-    return ForkServer(specs[0].env) if AVAILABLE else contextlib.nullcontext()
 
 
 @blaming_variables()

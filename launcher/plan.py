@@ -13,8 +13,8 @@ from topology.checks import MAX_PORT, check_address, endpoint, refuse_repeats
 from topology.errors import InputError
 from topology.graph import Graph
 
-# One thread pool each: the settings, not the machine's core count, say how many threads a node takes.
 _NODE = (sys.executable, "-m", "node")
+# One thread pool each: the settings, not the machine's core count, say how many threads a node takes.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 

@@ -58,7 +58,7 @@ class Children:
     def __enter__(self) -> Self:
         self._running: dict[int, subprocess.Popen[bytes] | Forked] = {}
         self._log_starts: dict[int, int] = {}
-        # Neither end is inheritable by default (PEP 446); `start` hands on the read end alone.
+        # Neither end is inheritable by default (PEP 446); a start hands on the read end alone.
         self._lifeline_read, self._lifeline_write = os.pipe()
         return self
 
@@ -106,6 +106,10 @@ class Children:
             pass_fds=(self._lifeline_read,),
             start_new_session=True,
         )
+
+    def can_start(self) -> bool:
+        """Whether `start` would not have to wait for what nodes are forked from."""
+        return self._server is None or self._server.is_ready()
 
     def stop(self, node_id: int, *, kill: bool) -> None:
         """Sends SIGTERM to a node, or SIGKILL to it and whatever it started; a node that has ended is left alone."""
@@ -239,7 +243,7 @@ class _Run:
 
     def act(self) -> None:
         """Starts and stops what is due."""
-        for action in self.supervisor.tick(self.clock()):
+        for action in self.supervisor.tick(self.clock(), may_start=self.children.can_start()):
             if isinstance(action, Stop):
                 self.children.stop(action.node_id, kill=action.kill)
                 if action.kill:

@@ -189,7 +189,7 @@ class Supervisor:
         elif code == EXIT_INPUT:
             node.state = State.REFUSED
         elif self._kill_s is not None:
-            # SIGTERM kills a process that is still loading its libraries: it has trained nothing yet.
+            # SIGTERM kills a process that does not handle it yet: it has trained nothing.
             node.state = State.STOPPED if code == -signal.SIGTERM else State.KILLED
         else:
             restart_in_s = self._restart_in_s(node, now_s, cycle)
@@ -224,11 +224,11 @@ class Supervisor:
             if node.state is State.WAITING:
                 node.state = State.STOPPED
 
-    def tick(self, now_s: float) -> tuple[Start | Stop, ...]:
-        """What is due now; each action is named once."""
+    def tick(self, now_s: float, *, may_start: bool = True) -> tuple[Start | Stop, ...]:
+        """What is due now; each action is named once. Starts wait while they may not be made."""
         actions: list[Start | Stop] = []
         for node_id, node in self._nodes.items():
-            if node.state is State.WAITING and now_s >= node.due_s:
+            if node.state is State.WAITING and may_start and now_s >= node.due_s:
                 if node.due_s > float("-inf"):
                     node.restarts += 1
                     node.restarted_s.append(now_s)

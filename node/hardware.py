@@ -13,15 +13,13 @@ import torch
 from topology.errors import InputError
 
 _AMPERE = (8, 0)  # NVIDIA's first generation that computes in bfloat16
-# glibc's mallopt, and what it is told. A batch's tensors are smaller than the one, those that a cycle frees at its end fewer
-# than the other; a snapshot beyond the one is given back as soon as it is let go of.
+# glibc's mallopt, and what it is told: how much free memory it keeps, which is what a cycle frees at its end, and how large a
+# piece must be to be given back as soon as it is let go of, which a batch's tensors are not and large snapshots are.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES, _APART_BYTES = 32 * 2**20, 8 * 2**20
 
-_SCHED_SETATTR = {
-    "x86_64": 314,
-    "aarch64": 274,
-}  # numbers of the system call; few C libraries have a function for it
+# Numbers of the system call: few C libraries have a function for it.
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("=IIQiIQQQII")
 _TURN_NS = 100_000_000  # the longest that Linux takes
 
@@ -89,7 +87,7 @@ def take_long_turns() -> None:
     such as those of the link, still come first.
     """
     number = _SCHED_SETATTR.get(platform.machine())
-    if sys.platform != "linux" or number is None:
+    if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     # size, policy (the usual one), flags, nice, priority, runtime (the length of a turn), and what other policies need

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +13,19 @@ import psutil
 import pytest
 
 from harness import write_run
-from launcher.forkserver import AVAILABLE, Forked, ForkServer
+from launcher.forkserver import Forked, ForkServer, fork_server
 from node.exits import EXIT_INPUT, EXIT_OK
 from topology.graph import ring
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(not AVAILABLE, reason="Linux has subreapers")]
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="Linux has subreapers")]
 PATIENCE_S = 60.0
 
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
     """One whose nodes compute on one thread."""
-    with ForkServer({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}) as server:
+    with fork_server({"OMP_NUM_THREADS": "1"}) as server:
+        assert server is not None
         yield server
 
 
@@ -70,7 +72,8 @@ def test_its_end_by_a_signal_is_told_as_such(server: ForkServer, tmp_path: Path)
 def test_a_node_outlives_the_server_and_heeds_its_lifeline(tmp_path: Path) -> None:
     """It saves and stops when the last writing end is closed."""
     peers = write_run(tmp_path / "run", ring(3), policy="alone", epochs=10_000)
-    with ForkServer({}) as server:
+    with fork_server({}) as server:
+        assert server is not None
         node, lifeline = start(server, tmp_path / "console.log", "--id", "1", "--peers", str(peers))
     assert node.poll() is None
     os.close(lifeline)
@@ -78,10 +81,38 @@ def test_a_node_outlives_the_server_and_heeds_its_lifeline(tmp_path: Path) -> No
 
 
 def test_a_server_that_was_killed_is_replaced(server: ForkServer, tmp_path: Path) -> None:
-    """The next node comes from a fresh one."""
+    """The start that finds it gone fails, as one that the system refuses does; the next one has a fresh server."""
     [process] = psutil.Process().children()
     process.kill()
-    psutil.wait_procs([process], timeout=PATIENCE_S)
+    with pytest.raises(OSError, match="what nodes are forked from"):
+        start(server, tmp_path / "console.log", "--version")
     node, lifeline = start(server, tmp_path / "console.log", "--version")
     assert node.wait(PATIENCE_S) == EXIT_OK
     os.close(lifeline)
+
+
+def test_libraries_that_do_not_load_are_named(tmp_path: Path) -> None:
+    """In each start's error, until they do."""
+    (tmp_path / "torch.py").write_text("raise ImportError('libgomp.so.1 is missing')", encoding="utf-8")
+    with fork_server({"PYTHONPATH": str(tmp_path)}) as server:
+        assert server is not None
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"ImportError: libgomp\.so\.1 is missing"):
+                start(server, tmp_path / "console.log", "--version")
+
+
+def test_a_launcher_without_output_has_nodes_with_their_own(tmp_path: Path) -> None:
+    """A node's log is its own, whatever its launcher was given for one."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from launcher.forkserver import fork_server
+os.close(1)
+reading, writing = os.pipe()
+with fork_server({{}}) as server, Path({str(tmp_path)!r}, "console.log").open("wb") as output:
+    node = server.start(["--version"], output=output.fileno(), lifeline=reading)
+    sys.exit(node.wait(60))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == EXIT_OK
+    assert (tmp_path / "console.log").read_text(encoding="utf-8") == "0.1.0\n"
