@@ -347,7 +347,7 @@ def test_three_nodes_train_to_the_end(start: Start) -> None:
 @pytest.mark.system
 def test_ctrl_c_stops_a_run_and_the_same_command_resumes_it(start: Start) -> None:
     """Exit status 130 with everything saved; then to the end from there, with the same identities."""
-    process = start("--epochs", "40")
+    process = start("--epochs", "400")
     wait_for("three training nodes", all_training)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE_S)
@@ -355,7 +355,7 @@ def test_ctrl_c_stops_a_run_and_the_same_command_resumes_it(start: Start) -> Non
     assert out.splitlines()[-1] == "stopped: run the same command to resume"
     assert [status(node_id)["state"] for node_id in (1, 2, 3)] == ["stopped"] * 3
     peers, boots = Path("a/peers.toml").read_bytes(), [status(node_id)["boot"] for node_id in (1, 2, 3)]
-    process = start("--epochs", "40")
+    process = start("--epochs", "400")
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, out + err
     assert out.splitlines()[0] == "a: resumed, 3 nodes"
@@ -366,7 +366,7 @@ def test_ctrl_c_stops_a_run_and_the_same_command_resumes_it(start: Start) -> Non
 @pytest.mark.system
 def test_a_node_killed_by_kill_9_comes_back_and_the_run_finishes(start: Start) -> None:
     """The launcher restarts it by itself."""
-    process = start("--epochs", "40")
+    process = start("--epochs", "400")
     wait_for("three training nodes", all_training)
     os.kill(status(2)["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=DEADLINE_S)
@@ -378,7 +378,7 @@ def test_a_node_killed_by_kill_9_comes_back_and_the_run_finishes(start: Start) -
 @pytest.mark.system
 def test_a_node_that_hangs_is_killed_and_comes_back(start: Start) -> None:
     """SIGSTOP: nothing but its silence tells, and nothing but SIGKILL ends it."""
-    process = start("--epochs", "40", "--hang-after", "10")
+    process = start("--epochs", "400", "--hang-after", "10")
     wait_for("three training nodes", all_training)
     os.kill(status(2)["pid"], signal.SIGSTOP)
     out, err = process.communicate(timeout=DEADLINE_S)
