@@ -23,7 +23,7 @@ def main() -> None:
         from fuzz.targets import TARGETS, decoder  # noqa: PLC0415 - what is imported here is instrumented
 
         # The rest is imported by the targets when they first run, which would be too late to be instrumented.
-        for module in LOADED.get(options.target, ("topology.files", "topology.peers", "node.config")):
+        for module in LOADED.get(options.target, FILES):
             importlib.import_module(module)
     fuzzed = TARGETS[options.target]
     run = fuzzed.run
@@ -48,6 +48,8 @@ def main() -> None:
 
 MODULES = ["transport", "topology", "node", "tomllib", "networkx.readwrite", "safetensors", "json"]
 """What coverage is counted in."""
+FILES = ("topology.files", "topology.peers", "node.config", "networkx.readwrite")
+"""What the readers of files import; the last one is loaded lazily elsewhere."""
 LOADED: dict[str, tuple[str, ...]] = {"decoder": (), "checkpoint": ("node.checkpoint",)}
 
 if __name__ == "__main__":
