@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,12 +69,23 @@ class NodeEvidence:
         return int(self.metrics[-1]["refused"].get(str(neighbor), {}).get(kind, 0))
 
     def used(self, neighbor: int) -> list[tuple[float, float]]:
-        """(when, when it had arrived) of each use of a neighbour's snapshot that a line of metrics tells of."""
-        return [
-            (line["unix_s"], line["unix_s"] - line["age_s"][str(neighbor)])
+        """(when, when it had arrived) of each use of a neighbour's snapshot that a line of metrics tells of.
+
+        A line is written some time after its cycle has looked how old the snapshot is, on a busy machine much later: of
+        all lines about one snapshot, that with the earliest arrival is right.
+        """
+        key = str(neighbor)
+        uses = [
+            (line["unix_s"], line["age_s"][key], line["cycle"] - line["lag_cycles"][key])
             for line in self.metrics
-            if str(neighbor) in line["age_s"]
+            if key in line["age_s"]
         ]
+        another = (now[2] != before[2] or now[1] < before[1] for before, now in pairwise(uses))
+        snapshots = list(accumulate(another, initial=0)) if uses else []
+        arrived: dict[int, float] = {}
+        for snapshot, (when, age_s, _) in zip(snapshots, uses, strict=True):
+            arrived[snapshot] = min(arrived.get(snapshot, math.inf), when - age_s)
+        return [(when, arrived[snapshot]) for snapshot, (when, _, _) in zip(snapshots, uses, strict=True)]
 
     def heard_after(self, neighbor: int, since_s: float, until_s: float = math.inf) -> float:
         """Seconds from `since_s` to the arrival of the first snapshot of a neighbour in a stretch of time; NaN for none."""

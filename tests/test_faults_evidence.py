@@ -25,7 +25,15 @@ def write(path: Path, *records: dict[str, Any]) -> None:
 def cycle(number: int, at_s: float, boot: int = 1, **age_s: float) -> dict[str, Any]:
     """A line of metrics, one cycle each."""
     ages = {name.removeprefix("n"): age for name, age in age_s.items()}
-    return {"cycle": number, "boot": boot, "time_s": at_s, "unix_s": 1000 + at_s, "age_s": ages}
+    lags = dict.fromkeys(ages, number)  # all of cycle 0: their ages alone tell snapshots apart
+    return {
+        "cycle": number,
+        "boot": boot,
+        "time_s": at_s,
+        "unix_s": 1000 + at_s,
+        "age_s": ages,
+        "lag_cycles": lags,
+    }
 
 
 def sample(at_s: float, megabytes: float, pid: int = 7) -> dict[str, Any]:
@@ -143,8 +151,17 @@ def test_arrivals_are_counted_once_however_often_they_are_used(tmp_path: Path) -
     assert node.arrivals(2, 1000, 1005) == 2
     assert node.arrivals(2, 1000.6) == 2
     assert node.arrivals(3, 1000) == 0
-    assert node.oldest_used_s(2, 1000, 1005) == pytest.approx(0.7)
+    assert node.oldest_used_s(2, 1000, 1005) == pytest.approx(0.701)  # it came at 0.499, and was used at 1.2
     assert math.isnan(node.oldest_used_s(2, 1002, 1005))
+
+
+def test_a_line_that_is_written_late_tells_of_no_other_arrival(tmp_path: Path) -> None:
+    """The second one was held up for 0.3 s after its cycle had looked at the snapshot."""
+    ages = [(1.0, 0.5), (1.5, 0.7), (1.6, 1.1)]
+    write(tmp_path / "metrics.jsonl", *(cycle(n, at, n2=age) for n, (at, age) in enumerate(ages)))
+    node = NodeEvidence(tmp_path, [])
+    assert node.arrivals(2, 1000) == 1
+    assert node.heard_after(2, 1000.4) == pytest.approx(0.1)
 
 
 def test_the_transport_s_share_of_a_processor_is_told_of_one_process(tmp_path: Path) -> None:
