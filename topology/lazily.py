@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from types import ModuleType
+from typing import Any
+
+
+class _Lazy(ModuleType):
+    """Stands for a module; each of its attributes is the module's own."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        # The import system lets one thread load it and the others wait, which importlib.util.LazyLoader did not before
+        # Python 3.12.
+        return getattr(importlib.import_module(self.__name__), attribute)
 
 
 def load_lazily(name: str) -> ModuleType:
-    """The module of that name, whose code runs when one of its attributes is first asked for.
-
-    Raises:
-        ModuleNotFoundError: There is none.
-    """
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module of that name, which is loaded when one of its attributes is first asked for."""
+    return _Lazy(name)
