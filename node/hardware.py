@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import platform
-import struct
-import sys
 
 import torch
 
@@ -17,11 +13,6 @@ _AMPERE = (8, 0)  # NVIDIA's first generation that computes in bfloat16
 # piece must be to be given back as soon as it is let go of, which a batch's tensors are not and large snapshots are.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES, _APART_BYTES = 32 * 2**20, 8 * 2**20
-
-# Numbers of the system call: few C libraries have a function for it.
-_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
-_SCHED_ATTR = struct.Struct("=IIQiIQQQII")
-_TURN_NS = 100_000_000  # the longest that Linux takes
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,19 +68,3 @@ def keep_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _APART_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
-
-
-def take_long_turns() -> None:
-    """Has the calling thread keep a shared processor for longer at a time: Linux 6.12 and newer, elsewhere nothing changes.
-
-    A node comes back to caches that the others have filled, every 3 ms where nodes outnumber processors: with five of
-    them on one a cycle took 72 ms, with long turns 64 ms, and 61 ms without any other. Threads with short turns,
-    such as those of the link, still come first.
-    """
-    number = _SCHED_SETATTR.get(platform.machine())
-    if sys.platform != "linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    # size, policy (the usual one), flags, nice, priority, runtime (the length of a turn), and what other policies need
-    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, nice, 0, _TURN_NS, 0, 0, 0, 0)
-    ctypes.CDLL(None).syscall(number, 0, attributes, 0)

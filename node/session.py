@@ -19,7 +19,7 @@ from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import make_directory
-from node.hardware import prepare_processor, take_long_turns
+from node.hardware import prepare_processor
 from node.inputs import (
     architecture_of,
     digests,
@@ -151,7 +151,6 @@ def _live(
             address=address,
             precision=str(trainer.precision).removeprefix("torch."),
         )
-        take_long_turns()  # after the link's threads have begun, which shall not
         worker.run()
 
 

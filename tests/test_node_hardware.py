@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 
@@ -14,7 +10,6 @@ from node.hardware import (
     choose_precision,
     computes_in_bfloat16,
     keep_memory,
-    take_long_turns,
 )
 from topology.errors import InputError
 
@@ -50,15 +45,3 @@ def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     keep_memory()
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     keep_memory()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has such turns")
-def test_long_turns_change_neither_class_nor_priority() -> None:
-    """Of the calling thread, and nothing of others."""
-
-    def turned() -> tuple[int, int]:
-        take_long_turns()
-        return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(turned).result() == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
