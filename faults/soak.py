@@ -72,15 +72,16 @@ class Soak:
             yield launcher
 
     def harass(self, seconds: float) -> None:
-        """Does one thing after another, until the time is up."""
+        """Does one thing after another until the time is up: each kind once, in any order, and then whatever is drawn."""
         deeds: list[Callable[[int], None]] = [
             self._kill, self._pause, self._cut, self._silence, self._bad_weather, self._flip, self._garbage, self._idle,
             self._stranger, self._reload,
         ]  # fmt: skip
+        first = self._random.sample(deeds, len(deeds))
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            deed, node = self._random.choice(deeds), self._random.choice(sorted(self._relays))
-            deed(node)
+            deed = first.pop() if first else self._random.choice(deeds)
+            deed(self._random.choice(sorted(self._relays)))
             time.sleep(self._random.uniform(*self._pause_s))
 
     def calm(self) -> float:
@@ -103,9 +104,10 @@ class Soak:
     # Deeds -----------------------------------------------------------------------------------------------------------
 
     def _kill(self, node: int) -> None:
+        node = NODES if node == SPARED else node
         killed_s, cycle = self._killed.get(node, (-_KILLS_APART_S, -1))
         now = self._status(node).get("cycle", 0)
-        if node == SPARED or time.monotonic() - killed_s < _KILLS_APART_S or now <= cycle:
+        if time.monotonic() - killed_s < _KILLS_APART_S or now <= cycle:
             return
         self._killed[node] = time.monotonic(), now
         journal(self.folder, "kill", node=node)
