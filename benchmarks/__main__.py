@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cooperation, exchange, plot, probing, scale, training
-from benchmarks.measure import ROOT, Figure, machine
+from benchmarks.measure import Figure, machine
+from benchmarks.provenance import ROOT, commit
 
 SECTIONS: dict[str, Callable[..., Iterator[Figure]]] = {
     "training": training.measure,
@@ -40,7 +40,7 @@ def main() -> None:
             print(f"  {line(figures[-1])}", flush=True)
         results[name] = {
             "command": f"make bench ONLY={name}" + (" FULL=1" if options.full else ""),
-            "commit": _commit(),
+            "commit": commit(),
             "seconds": round(time.monotonic() - began_s, 1),
             "machine": machine(),
             "figures": figures,
@@ -59,12 +59,6 @@ def line(found: dict[str, Any]) -> str:
     spread = f" [{found['lowest']:.3g} - {found['highest']:.3g}]" if found["rounds"] > 1 else ""
     beside = f"; {found['beside']}" if found["beside"] else ""
     return f"{found['what']}: {found['value']:.3g} {found['unit']}".rstrip() + f"{spread}{target}{beside}"
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def _options() -> argparse.Namespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,10 +14,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.measure import ROOT
+from benchmarks.provenance import ROOT
+from faults.evidence import read_lines
+from launcher.live import read_status
 
 _PATIENCE_S = 300.0
-_POLL_S = 0.02
+_POLL_S = (
+    0.2  # lines tell their own times; who looks for them often takes processors from those who write them
+)
 
 
 class Running:
@@ -37,21 +40,9 @@ class Running:
         self.folder, self.ids, self.began_s = folder, ids, began_s
         self._launcher = launcher
 
-    def statuses(self) -> list[dict[str, Any]]:
-        """status.json of every node; {} where there is none yet."""
-        found = []
-        for node in self.ids:
-            try:
-                found.append(json.loads((self.folder / "nodes" / str(node) / "status.json").read_bytes()))
-            except (FileNotFoundError, ValueError):
-                found.append({})
-        return found
-
     def lines(self, node: int) -> list[dict[str, Any]]:
         """The lines of a node's metrics so far."""
-        path = self.folder / "nodes" / str(node) / "metrics.jsonl"
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
-        return [json.loads(line) for line in whole.splitlines()]
+        return read_lines(self.folder / "nodes" / str(node) / "metrics.jsonl")
 
     def wait_for_cycles(self, cycles: int) -> None:
         """Returns once every node has written a line about that cycle."""
@@ -71,7 +62,8 @@ class Running:
 
     def processes(self) -> list[psutil.Process]:
         """The nodes' processes."""
-        return [psutil.Process(status["pid"]) for status in self.statuses()]
+        statuses = [read_status(self.folder / "nodes" / str(node) / "status.json") for node in self.ids]
+        return [psutil.Process(status.pid) for status in statuses if status is not None]
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks.cluster_runs import launched
 from benchmarks.images import write_images
-from benchmarks.measure import ROOT, Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.provenance import ROOT
 from node.config import Settings, resolve
+from node.hardware import prepare_processor
 from node.models import Discriminator
 from node.neighbors import build_modules
 from node.shards import load_shard
@@ -47,7 +47,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
             return _with_sockets(data, folder / f"run-{next(number)}", cycles, core)
 
         def without() -> float:
-            torch.set_num_threads(1)
+            prepare_processor(1)
             os.sched_setaffinity(0, core)
             try:
                 return _without_sockets(shards, cycles)

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
@@ -21,13 +22,16 @@ from typing import Self
 import torch
 import zmq
 
-from benchmarks.measure import ROOT, Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.provenance import ROOT
+from benchmarks.training import build_trainer, settings_in
 from node.config import Architecture
 from node.models import Discriminator
 from node.snapshots import load_arrays, schema, to_arrays
+from node.trainer import place
 from transport.keys import KeyPair, make_keys
 from transport.link import Link, LinkSettings, Neighbor
-from transport.wire import Dtype, Expected, Schema, Snapshot, decode, encode
+from transport.wire import Block, Dtype, Expected, Schema, Snapshot, decode, encode
 
 _SIZES = {"79k": (64, 64, 12), "1M": (177, 177, 177), "5M": (395, 395, 395)}
 _BURST = 10  # snapshots of one kind in a row
@@ -89,7 +93,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
 
 def _form(widths: tuple[int, ...]) -> tuple[Discriminator, Schema]:
     architecture = Architecture(discriminator_widths=widths)
-    network = Discriminator(architecture, _IMAGE, 1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs miss it
+    network = place(Discriminator(architecture, _IMAGE, 1), torch.device("cpu"))
     return network, schema("benchmark", architecture, _IMAGE, 1)
 
 
@@ -272,8 +276,8 @@ def _codec(rounds: int) -> Iterator[Figure]:
         expected = Expected("run", 1, form)
         snapshot = Snapshot("run", 1, form.arch_id, 1, 1, 1, done=False, blocks=(arrays,))
         pairs = alternate(
-            lambda a=arrays: timed(lambda: pickle.loads(pickle.dumps(a, protocol=5))),  # type: ignore[misc]  # noqa: S301 - its own bytes
-            lambda s=snapshot, f=form, e=expected: timed(lambda: decode(encode(s, f), e)),  # type: ignore[misc]  # the defaults bind them
+            partial(_pickled_s, arrays),
+            partial(_coded_s, snapshot, form, expected),
             rounds * 10,
         )
         ours = [b for _, b in pairs]
@@ -293,6 +297,14 @@ def _codec(rounds: int) -> Iterator[Figure]:
             )
 
 
+def _pickled_s(arrays: Block) -> float:
+    return timed(lambda: pickle.loads(pickle.dumps(arrays, protocol=5)))  # noqa: S301 - its own bytes
+
+
+def _coded_s(snapshot: Snapshot, form: Schema, expected: Expected) -> float:
+    return timed(lambda: decode(encode(snapshot, form), expected))
+
+
 def _p2pfl(rounds: int) -> dict[str, list[float]]:
     """Seconds of p2pfl's own functions, by size; {} where it cannot be installed."""
     folder = ROOT / ".venv-p2pfl"
@@ -308,7 +320,7 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
         name: [a.shape for a in to_arrays(_form(widths)[0]).values()] for name, widths in _SIZES.items()
     }
     words = [str(python), "-c", _P2PFL_PROGRAM, json.dumps(shapes), str(rounds * 10)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=Path(folder))
+    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
     found: dict[str, list[float]] = json.loads(done.stdout)
     return found
 
@@ -318,9 +330,7 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
 
 def _on_the_training_thread(rounds: int) -> Iterator[Figure]:
     """What a publish takes from training: copy, encode, hand over. Between two of them the caches are used by training."""
-    from benchmarks.training import build_trainer, settings_in  # noqa: PLC0415 - builds networks only here
-
-    settings = settings_in("bfloat16")
+    settings = settings_in("auto")
     trainer = build_trainer(settings)
     form = schema("paper", settings.architecture["paper"], _IMAGE, 1)
     keys, other = make_keys(), make_keys()

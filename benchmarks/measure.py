@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parent.parent
-
 
 @dataclass(frozen=True)
 class Figure:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure as Picture
 
-from benchmarks.measure import ROOT
+from benchmarks.provenance import ROOT
 
 PATH = ROOT / "docs" / "images" / "performance.svg"
 _MET, _MISSED = "#2a7f62", "#b5483a"

@@ -25,9 +25,7 @@ _CYCLES = 10  # of every node, before anything is measured
 _OPTIONS = ("--preset", "paper", "--policy", "info-gain", "--epochs", "1000", "--base-port", "18000",
             "--set", "split.images_per_node=1000",
             "--set", "output.metrics_every_cycles=1")  # fmt: skip
-_IMPORT_TORCH = (
-    "import torch, psutil; m = psutil.Process().memory_full_info(); print(m.rss, m.pss, flush=True); input()"
-)
+_IMPORT_TORCH = "import torch, psutil; print(psutil.Process().memory_info().rss)"
 _RATE_TARGET, _START_TARGET_S, _HELP_TARGET_S = 0.9, 6.0, 0.4
 _MORE_RESIDENT_MB, _PROPORTIONAL_MB, _PROPORTIONAL_NODES = 100.0, 160.0, 20
 _COMMANDS = {"dgan-node": "node", "dgan-launch": "launcher", "dgan-eval": "eval"}
@@ -89,7 +87,7 @@ def _rings(found: dict[int, dict[str, Any]]) -> Iterator[Figure]:
         f"{min(traffic) / 1e3:.3g} to {max(traffic) / 1e3:.3g} kB to two neighbours",
         target=1.01,
     )
-    resident, import_mb = found[few]["resident_mb"], found[few]["import_torch_mb"]
+    resident, import_mb = found[few]["resident_mb"], _import_torch_mb()
     yield _one(f"resident memory of a node over a process that only imports torch, largest of {few}", resident - import_mb, "MB",
                f"{resident:.0f} MB, {import_mb:.0f} MB", target=_MORE_RESIDENT_MB)  # fmt: skip
     yield _one(f"proportional memory of a node among {_PROPORTIONAL_NODES}", found[_PROPORTIONAL_NODES]["proportional_mb"], "MB", "",
@@ -106,15 +104,12 @@ def _look(graph: Graph, name: str, folder: Path, data: Path) -> dict[str, Any]:
         time.sleep(_WINDOW_S)
         after, seconds = _counts(running), time.monotonic() - began_s
         memory = [process.memory_full_info() for process in running.processes()]
-        import_torch_mb = _import_torch_mb()
     cycles = after["cycle"] - before["cycle"]
     return {
-        "nodes": len(graph.ids),
         "rate": cycles / seconds,
         "bytes_per_frame": (after["bytes_out"] - before["bytes_out"]) / (after["frames"] - before["frames"]),
         "resident_mb": max(each.rss for each in memory) / MB,
         "proportional_mb": median(each.pss for each in memory) / MB,
-        "import_torch_mb": import_torch_mb,
         "first_cycle_s": first_s,
     }
 
@@ -131,13 +126,8 @@ def _counts(running: Running) -> dict[str, float]:
 
 def _import_torch_mb() -> float:
     """Resident memory of a process that only imports torch."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _IMPORT_TORCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - tells the type checker
-        resident = int(process.stdout.readline().split()[0])
-        process.communicate(b"\n")
-    return resident / MB
+    done = subprocess.run([sys.executable, "-c", _IMPORT_TORCH], check=True, capture_output=True)
+    return int(done.stdout) / MB
 
 
 def _told(seen: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, 
 from benchmarks.textbook import Textbook
 from node.config import Settings, resolve
 from node.data import normalise
-from node.hardware import computes_in_bfloat16, keep_memory
+from node.hardware import computes_in_bfloat16, prepare_processor
 from node.shards import Shard
 from node.trainer import Trainer
 
@@ -20,14 +21,11 @@ _CYCLES = 20
 _IMAGES = 2000
 _PRODUCT = 2048
 _TARGETS = {"float32": 1.15, "bfloat16": 1.8}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def measure(*, full: bool) -> Iterator[Figure]:
     """Images per second over those of the textbook loop, and seconds of a cycle over those of its multiply-adds."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    keep_memory()  # as a node does; here it serves the textbook loop too
+    prepare_processor(1)  # as a node does; here it serves the textbook loop too
     rounds = 31 if full else 11
     textbook = build_textbook(settings_in("float32"))
     for precision, target in _TARGETS.items():
@@ -35,11 +33,8 @@ def measure(*, full: bool) -> Iterator[Figure]:
             print("  this processor does not compute in bfloat16: left out")
             continue
         trainer = build_trainer(settings_in(precision))
-        pairs = alternate(
-            lambda: timed(lambda: [textbook.cycle() for _ in range(_CYCLES)]) / _CYCLES,
-            lambda trainer=trainer: timed(lambda: [trainer.cycle(dict) for _ in range(_CYCLES)]) / _CYCLES,  # type: ignore[misc]  # the default binds it
-            rounds,
-        )
+        our_cycle_s = partial(cycle_s, partial(trainer.cycle, dict))
+        pairs = alternate(partial(cycle_s, textbook.cycle), our_cycle_s, rounds)
         theirs, ours = zip(*pairs, strict=True)
         yield figure(
             f"training in {precision}: images/s over those of the textbook loop in float32",
@@ -49,11 +44,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
             beside=f"a cycle: {milliseconds('dgan', ours)}, {milliseconds('textbook', theirs)}",
         )
         floating = count_operations(trainer)
-        limits = alternate(
-            lambda trainer=trainer: timed(lambda: [trainer.cycle(dict) for _ in range(_CYCLES)]) / _CYCLES,  # type: ignore[misc]  # the default binds it
-            lambda dtype=_DTYPES[precision], n=floating: n / product_rate(dtype),  # type: ignore[misc]  # the same
-            rounds,
-        )
+        limits = alternate(our_cycle_s, partial(least_s, floating, trainer.precision), rounds)
         yield figure(
             f"training in {precision}: seconds of a cycle over its multiply-adds at the rate of a large matrix product",
             ratios(limits),
@@ -88,6 +79,16 @@ def count_operations(trainer: Trainer) -> float:
     with FlopCounterMode(display=False) as counter:
         trainer.cycle(dict)
     return float(counter.get_total_flops())
+
+
+def cycle_s(cycle: Callable[[], object]) -> float:
+    """Seconds of a cycle, the mean of some."""
+    return timed(lambda: [cycle() for _ in range(_CYCLES)]) / _CYCLES
+
+
+def least_s(operations: float, dtype: torch.dtype) -> float:
+    """Seconds that as many operations take at the rate of a large matrix product in that format."""
+    return operations / product_rate(dtype)
 
 
 def product_rate(dtype: torch.dtype) -> float:

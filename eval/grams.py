@@ -9,7 +9,7 @@ mean norm is 1, which gives gamma and C the same meaning for every kind of featu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,8 @@ _ROWS = 256  # stay in the processor's cache: a kernel of 9,000 x 9,000 took 0.4
 
 Features = Sequence[NDArray[np.float32]]
 """[(N, n_1), …, (N, n_L)]."""
+Weighting = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""From squared norms (N, L) the factor (L,) of each layer's inner products before scaling."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def squared_norms(features: Features) -> NDArray[np.float64]:
     return np.stack([np.einsum("ij,ij->i", layer, layer) for layer in features], axis=1).astype(np.float64)
 
 
-def train_products(train: Features, weights: Mapping[_Name, NDArray[np.float64]]) -> dict[_Name, Products]:
+def train_products(train: Features, weightings: Mapping[_Name, Weighting]) -> dict[_Name, Products]:
     """The training images' inner products under each weighting.
 
     Numpy sees that `layer @ layer.T` is symmetric and computes half of it: 10,000 x 8049 float32 took 3.1 s on two
@@ -61,13 +63,13 @@ def train_products(train: Features, weights: Mapping[_Name, NDArray[np.float64]]
 
     Args:
         train: Features of the training images.
-        weights: By the weighting's name, the factor (L,) of each layer's inner products before scaling.
+        weightings: By name.
     """
     train_NL = squared_norms(train)
     count = len(train_NL)
     found = {
-        name: Products(np.zeros((count, count), np.float32), _scaled(factors_L, train_NL))
-        for name, factors_L in weights.items()
+        name: Products(np.zeros((count, count), np.float32), _scaled(weigh(train_NL), train_NL))
+        for name, weigh in weightings.items()
     }
     for group in _groups([products.factors_L for products in found.values()]):
         part = _joined(train, group)

@@ -33,6 +33,7 @@ from eval.features import (
 from eval.grams import (
     Features,
     Products,
+    Weighting,
     concatenated,
     cross_products,
     first_two,
@@ -55,7 +56,6 @@ GRID: tuple[tuple[Kernel, float | None, tuple[float, ...]], ...] = (
 """What is tried: kernel, gamma on vectors of mean norm 1, and values of C."""
 
 Labels = NDArray[np.int64]
-Weighting = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _Layers = TypeVar("_Layers", bound=str | None)
 
 _WEIGHTINGS: Mapping[Source, Mapping[Layers | None, Weighting]] = {
@@ -142,8 +142,7 @@ def examine(
         fit_count: F.
         weightings: What each layer counts.
     """
-    squares_NL = squared_norms(train)
-    by_layers = train_products(train, {layers: weigh(squares_NL) for layers, weigh in weightings.items()})
+    by_layers = train_products(train, weightings)
     found = {}
     for layers in list(by_layers):
         products = by_layers.pop(layers)  # each takes the square of the training images in memory

@@ -13,7 +13,6 @@ import os
 import platform
 import random
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -21,10 +20,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import ROOT, commit
 from faults.table import ROWS
 from faults.verdicts import Row, Setting, as_json, observation
-
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    done, origin = [], {"seed": options.seed, "commit": _commit()}
+    done, origin = [], {"seed": options.seed, "commit": commit()}
 
     def do(row: Row) -> dict[str, Any]:
         folder = options.folder / f"row-{row.number:02d}"
@@ -97,13 +95,6 @@ def _words(options: argparse.Namespace) -> str:
     all_of_them = options.rows == [row.number for row in ROWS]
     rows = "" if all_of_them else f"ROWS={','.join(map(str, options.rows))} "
     return f"make faults {rows}SEED={options.seed} SOAK_S={options.soak_s:g} JOBS={options.jobs}"
-
-
-def _commit() -> str | None:
-    """What was tested, `-dirty` where it is not what was committed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def _options() -> argparse.Namespace:

@@ -98,18 +98,18 @@ def open_net() -> Iterator[Net]:
 
 
 class HoldUp:
-    """An `on_event` that keeps a link's I/O thread from going on, from an event until `go_on`.
+    """A node's `on_event` that keeps its link's I/O thread from going on, from an event until `go_on`.
 
     Args:
-        net: At whose end it goes on in any case.
+        net: Whose events it keeps, and at whose end it goes on in any case.
+        node: The node.
         at: Name of the event; None for any.
     """
 
-    def __init__(self, net: Net, at: str | None = None) -> None:
-        self._at = at
+    def __init__(self, net: Net, node: int, at: str | None = None) -> None:
+        self._net, self._at = net, at
+        self._events = net.events.setdefault(node, [])
         self._held, self._go_on = threading.Event(), threading.Event()
-        self._events: list[tuple[str, dict[str, Any]]] = []
-        self._net = net
 
     def __call__(self, name: str, fields: dict[str, Any]) -> None:
         """Is told of an event, and returns late."""
@@ -126,10 +126,6 @@ class HoldUp:
     def go_on(self) -> None:
         """Lets it go on."""
         self._go_on.set()
-
-    def told(self, name: str) -> list[dict[str, Any]]:
-        """The fields of every event of that name."""
-        return [fields for event, fields in self._events if event == name]
 
 
 class RawPublisher:

@@ -29,7 +29,7 @@ def _layers(count: int, seed: int) -> list[np.ndarray[tuple[int, int], np.dtype[
 def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
     """Every weighting comes from the same products."""
     train, test = _layers(30, 0), _layers(12, 1)
-    found = train_products(train, {"all": concatenated(squared_norms(train))})["all"]
+    found = train_products(train, {"all": concatenated})["all"]
     joined, other = np.hstack(train), np.hstack(test)
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
@@ -46,7 +46,7 @@ def test_the_first_two_layers_count_the_same() -> None:
     """Each is scaled to mean norm 1 before they are joined; the last layer is left out."""
     train = _layers(30, 0)
     train[0] *= 50
-    found = train_products(train, {"first-two": first_two(squared_norms(train))})["first-two"]
+    found = train_products(train, {"first-two": first_two})["first-two"]
     parts = [layer / np.linalg.norm(layer, axis=1).mean() for layer in train[:2]]
     joined = np.hstack(parts)
     joined /= np.linalg.norm(joined, axis=1).mean()
@@ -72,7 +72,7 @@ def test_a_precomputed_kernel_gives_the_same_svm(gamma: float | None) -> None:
     train, test = _layers(90, 0)[:1], _layers(60, 1)[:1]
     labels = np.asarray((train[0][:, 0] > 0).astype(np.int64) + (train[0][:, 1] > 0))
     truth = np.asarray((test[0][:, 0] > 0).astype(np.int64) + (test[0][:, 1] > 0))
-    products = train_products(train, {"all": np.ones(1)})["all"]
+    products = train_products(train, {"all": concatenated})["all"]
     scale = np.linalg.norm(train[0], axis=1).mean()
     plain = SVC(kernel="linear" if gamma is None else "rbf", C=3, gamma=gamma or "scale")
     expected = 100 * (plain.fit(train[0] / scale, labels).predict(test[0] / scale) != truth).mean()
@@ -110,7 +110,7 @@ def test_the_choice_is_made_on_the_held_out_images() -> None:
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
     order, fit_count = split(np.repeat([0, 1], 100), generator)
     points, labels = points[order], np.repeat([0, 1], 100)[order]
-    products = train_products([points], {"all": np.ones(1)})["all"]
+    products = train_products([points], {"all": concatenated})["all"]
     found = choose(products.train_NN, labels, fit_count)
     assert found["rbf"].held_out_error == 0
     assert found["linear"].held_out_error > 20

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from node.optimizers import Adam, Momentum, Optimizer
+from node.trainer import place
 
 Pair = Callable[[nn.Module], tuple[Optimizer, torch.optim.Optimizer]]
 
@@ -36,7 +37,7 @@ def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(nn.Conv2d(3, 4, 4), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 1, bias=False))
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stubs miss it
+    return place(net, torch.device("cpu"))
 
 
 def losses(net: nn.Module, count: int) -> list[Callable[[], Tensor]]:

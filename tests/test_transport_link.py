@@ -133,7 +133,7 @@ def test_with_no_neighbours_nobody_is_let_in(net: Net) -> None:
 
 def test_a_slow_receiver_gets_the_newest_and_no_backlog(net: Net) -> None:
     """While its I/O thread is held up, twenty snapshots come; it reads the last ones only."""
-    hold_up = HoldUp(net, "connection_up")
+    hold_up = HoldUp(net, 2, "connection_up")
     one = net.link(1, neighbor(2, free_address()))
     two = net.link(2, neighbor(1, one.address), on_event=hold_up)
     hold_up.wait()
@@ -311,7 +311,7 @@ def test_it_stops_within_a_second(net: Net) -> None:
 
 def test_publishing_does_not_wait_for_the_network(net: Net) -> None:
     """While the I/O thread is held up, a thousand frames are handed over at once."""
-    hold_up = HoldUp(net)
+    hold_up = HoldUp(net, 1)
     one = net.link(1, neighbor(2, free_address()), on_event=hold_up)
     net.link(3, neighbor(1, one.address))
     hold_up.wait()
@@ -349,7 +349,7 @@ def test_a_thread_that_hangs_is_told_at_the_doors_that_wait_for_it(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change that is not taken up, a stop that does not come: both in words, and the stop may be asked for again."""
-    hold_up = HoldUp(net)
+    hold_up = HoldUp(net, 1)
     one = net.link(1, neighbor(2, free_address()), on_event=hold_up)
     net.link(3, neighbor(1, one.address))
     hold_up.wait()

@@ -242,7 +242,7 @@ def test_a_slow_transfer_is_not_taken_for_silence(net: Net) -> None:
 
 def test_a_flood_is_seen_by_a_thread_that_hardly_gets_to_look(net: Net) -> None:
     """Conflation leaves it the last of thousands of frames; the kernel tells how much came."""
-    hold_up = HoldUp(net, "connection_up")
+    hold_up = HoldUp(net, 2, "connection_up")
     with (
         RawPublisher(1, free_address()) as raw,
         Relay(raw.socket.getsockopt_string(zmq.LAST_ENDPOINT), record=True) as relay,
@@ -255,6 +255,6 @@ def test_a_flood_is_seen_by_a_thread_that_hardly_gets_to_look(net: Net) -> None:
             raw.socket.send(flood, copy=False)
         until(lambda: sum(map(len, relay.streams)) > 4000 * len(flood))
         hold_up.go_on()
-        until(lambda: hold_up.told("connection_rebuilt"))
+        until(lambda: net.told(2, "connection_rebuilt"))
     assert two.statistics().neighbors[1].refusals == {"FloodError": 1}
-    assert hold_up.told("connection_rebuilt")[0]["reason"] == "flooded"
+    assert net.told(2, "connection_rebuilt")[0]["reason"] == "flooded"
