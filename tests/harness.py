@@ -115,8 +115,7 @@ def started(peers: Path, *node_ids: int, words: Sequence[str] = ()) -> Iterator[
         yield nodes
     finally:
         for node in nodes.values():
-            if node.process.poll() is None:
-                node.kill()
+            node.kill()
 
 
 def wait_until(

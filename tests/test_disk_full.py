@@ -102,12 +102,12 @@ def test_a_node_on_a_full_disk_trains_on_and_saves_again_once_there_is_room(
 
 def test_a_node_that_ends_on_a_full_disk_waits_for_room(tmp_path: Path, disk: SmallDisk) -> None:
     """The end of its training is not lost."""
-    peers = write_run(tmp_path, complete(2), policy="alone", epochs=150)
+    peers = write_run(tmp_path, complete(2), policy="alone", epochs=400)
     with started(peers, 1) as nodes:
         node = nodes[1]
-        wait_until(lambda: node.status().get("cycle", 0) > 20, what="first cycles")
+        wait_until(lambda: node.status().get("ready"), what="a start", every_s=0.001)
         fill(disk, node, "checkpoint")
-        wait_until(lambda: node.status()["cycle"] == 600, what="the last cycle")
+        wait_until(lambda: node.status()["cycle"] == 1600, what="the last cycle")
         first = node.status()["updated_s"]
         wait_until(lambda: node.status()["updated_s"] > first, what="a sign of life")
         assert node.status()["state"] == "training"
@@ -121,9 +121,9 @@ def test_a_lockstep_node_on_a_full_disk_waits_and_its_neighbour_with_it(
     tmp_path: Path, disk: SmallDisk
 ) -> None:
     """It publishes no block that it could not come back to; none of them starts anew."""
-    peers = write_run(tmp_path, complete(2), policy="uniform", lockstep=True, epochs=40)
+    peers = write_run(tmp_path, complete(2), policy="uniform", lockstep=True, epochs=400)
     with started(peers, 1, 2) as nodes:
-        wait_until(lambda: nodes[1].status().get("cycle", 0) > 20, what="first cycles")
+        wait_until(lambda: list_checkpoints(disk.root), what="a first block", every_s=0.001)
         fill(disk, nodes[1], "checkpoint")
         assert nodes[1].status()["cycle"] == load_newest(disk.root).meta.cycle + 10
         first = nodes[1].status()["updated_s"]

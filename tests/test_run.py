@@ -128,7 +128,7 @@ def test_a_node_whose_folder_was_deleted_is_heard_again(tmp_path: Path) -> None:
 
 def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> None:
     """Exit status 0, state `stopped`, not one cycle lost."""
-    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=100)
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=400)
     with started(peers, 1, 2) as nodes:
         wait_until(lambda: nodes[1].status().get("cycle", 0) >= 20, what="20 cycles")
         nodes[1].process.send_signal(signal.SIGTERM)
@@ -382,7 +382,7 @@ def test_no_node_outlives_its_launcher(tmp_path: Path) -> None:
 
 def test_a_taken_port_and_a_taken_directory_are_one_line_each(tmp_path: Path) -> None:
     """A second process of the same node changes nothing for the first."""
-    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=400)
+    peers = write_run(tmp_path, complete(2), policy="uniform", epochs=100_000)
     with started(peers, 1) as nodes:
         wait_until(lambda: nodes[1].status().get("ready"), what="node 1 ready")
         second = NodeProcess(peers, 1)
