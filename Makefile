@@ -16,7 +16,7 @@ JOBS ?= 2
 FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test coverage test-compose bench bench-compose fuzz faults clean
+.PHONY: install demo first-look lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -76,6 +76,15 @@ test-compose: install
 bench: install
 	$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python benchmarks/tables.py
+
+# Whether bfloat16 ends as well as float32: an hour on two processors, and it goes on where it was interrupted.
+bench-equality: install
+	$(BIN)/python -m benchmarks.equality $(DATA)
+	$(BIN)/python benchmarks/tables.py
+
+# Needs a GPU.
+bench-gpu: install
+	$(BIN)/python -m benchmarks.gpu
 
 # Needs a Docker engine, as test-compose does.
 bench-compose: install

@@ -56,6 +56,15 @@ class Running:
             time.sleep(_POLL_S)
             waiting = [n for n in waiting if not (seen := self.lines(n)) or seen[-1]["cycle"] < cycles]
 
+    def wait_for_end(self) -> None:
+        """Returns once the run has finished, however long that takes.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+        if self._launcher.wait():
+            raise RuntimeError(f"the launcher ended with status {self._launcher.returncode}")
+
     def first_cycle_s(self) -> float:
         """Seconds from the launcher's start to the end of the last node's first cycle."""
         return max(float(self.lines(node)[0]["unix_s"]) for node in self.ids) - self.began_s

@@ -170,6 +170,8 @@ class TrainingSettings(Section):
     processor computes in it, else float32."""
     device: str = Field("cpu", pattern=r"^(cpu|auto|cuda(:\d+)?)$")
     """`cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one."""
+    cuda_graphs: bool = True
+    """Whether a GPU replays a cycle as graphs of kernels, instead of being told each kernel by Python."""
     threads: int = Field(1, ge=1)
     """Threads of one node's arithmetic."""
 

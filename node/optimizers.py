@@ -35,17 +35,20 @@ class Optimizer(ABC):
         self._moments = {name: [torch.zeros_like(p) for p in self.parameters] for name in moments}
 
     def descend(self, loss: Tensor) -> None:
-        """One step along the gradients of `loss` ()."""
+        """One step along the gradients of `loss` (); none where it is not finite.
+
+        The loss is not looked at, so that the step can be recorded: the fused kernels are told where to do nothing.
+        """
         for parameter in self.parameters:
             parameter.grad = None
         # Other gradients, such as those of the D that judges G's images, would be computed for nothing.
         loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with torch.no_grad():
-            self._step([p.grad for p in self.parameters if p.grad is not None])
+            self._step([p.grad for p in self.parameters if p.grad is not None], (~loss.isfinite()).float())
 
     @abstractmethod
-    def _step(self, gradients: list[Tensor]) -> None:
-        """Changes the parameters, which is all that `descend` leaves to do."""
+    def _step(self, gradients: list[Tensor], found_inf: Tensor) -> None:
+        """Changes the parameters, which is all that `descend` leaves to do; nothing where `found_inf` () is 1."""
 
     def state(self) -> dict[str, Tensor]:
         """What it remembers, as `INDEX.NAME` by the order of the parameters."""
@@ -68,12 +71,13 @@ class Momentum(Optimizer):
         super().__init__(parameters, ["momentum_buffer"] if momentum else [])
         self._learning_rate, self._momentum = learning_rate, momentum
 
-    def _step(self, gradients: list[Tensor]) -> None:
+    def _step(self, gradients: list[Tensor], found_inf: Tensor) -> None:
         sgd(
             list[Tensor](self.parameters),
             gradients,
             list[Tensor | None](self._moments.get("momentum_buffer", [None] * len(gradients))),
             fused=True,
+            found_inf=found_inf,
             weight_decay=0.0,
             momentum=self._momentum,
             lr=self._learning_rate,
@@ -94,7 +98,7 @@ class Adam(Optimizer):
         # The fused kernels count in a tensor for each parameter, on its device.
         self._moments["step"] = [torch.zeros((), device=p.device) for p in self.parameters]
 
-    def _step(self, gradients: list[Tensor]) -> None:
+    def _step(self, gradients: list[Tensor], found_inf: Tensor) -> None:
         adam(
             list[Tensor](self.parameters),
             gradients,
@@ -103,6 +107,7 @@ class Adam(Optimizer):
             [],
             self._moments["step"],
             fused=True,
+            found_inf=found_inf,
             amsgrad=False,
             beta1=self._beta1,
             beta2=self._beta2,

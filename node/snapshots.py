@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from node.config import Architecture
 from node.models import Discriminator
@@ -40,7 +42,9 @@ def to_arrays(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
 
     They share the network's memory where they can: encode or copy them before the next step changes them.
     """
-    arrays = {name: tensor.numpy(force=True) for name, tensor in discriminator.state_dict().items()}
+    state = discriminator.state_dict()
+    is_here = next(iter(state.values())).device.type == "cpu"
+    arrays = {name: tensor.numpy() for name, tensor in state.items()} if is_here else fetch(state)
     for name, array in arrays.items():
         if name.endswith("running_var"):
             arrays[name] = np.maximum(array, _VARIANCE_FLOOR)
@@ -53,10 +57,54 @@ def to_block(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
 
 
 def load_arrays(discriminator: Discriminator, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Copies a snapshot's arrays into a discriminator of the same structure."""
-    for name, tensor in discriminator.state_dict().items():
-        if tensor.device.type == "cpu":
+    """Copies a snapshot's arrays into a discriminator of the same structure, in place."""
+    state = discriminator.state_dict()
+    if next(iter(state.values())).device.type == "cpu":
+        for name, tensor in state.items():
             tensor.numpy()[...] = arrays[name]
-        else:
-            # The array is a read-only view of the received frame, which torch would warn about.
-            tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+    else:
+        send(state, arrays)
+
+
+# To and from a GPU all weights go as one piece, through page-locked memory and on a stream of their own: a tensor at a time
+# would be a launch and a wait for each. On the CPU both do the same by plain copies.
+
+
+def fetch(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Tensors on a device as arrays, which share no memory with them."""
+    joined = torch.cat([tensor.flatten() for tensor in state.values()])
+    with _beside_training(joined.device):
+        here = _page_locked(joined.numel(), joined.device).copy_(joined, non_blocking=True)
+    parts = torch.split(here, [tensor.numel() for tensor in state.values()])
+    return {
+        name: part.view(tensor.shape).numpy()
+        for (name, tensor), part in zip(state.items(), parts, strict=True)
+    }
+
+
+def send(state: Mapping[str, Tensor], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Fills tensors on a device from arrays of the same names and shapes."""
+    device, sizes = next(iter(state.values())).device, [tensor.numel() for tensor in state.values()]
+    here = _page_locked(sum(sizes), device)
+    np.concatenate([arrays[name].reshape(-1) for name in state], out=here.numpy())
+    with _beside_training(device):
+        joined = here.to(device, non_blocking=True)
+    for tensor, part in zip(state.values(), torch.split(joined, sizes), strict=True):
+        tensor.copy_(part.view(tensor.shape))
+
+
+def _page_locked(count: int, device: torch.device) -> Tensor:
+    return torch.empty(count, pin_memory=device.type == "cuda")
+
+
+@contextlib.contextmanager
+def _beside_training(device: torch.device) -> Iterator[None]:
+    """What happens inside comes after all that the device was told before, on another stream, and is over at the end."""
+    if device.type != "cuda":
+        yield
+        return
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        yield
+    aside.synchronize()

@@ -28,6 +28,7 @@ from node.inputs import count_cycles
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.optimizers import Adam, Momentum
+from node.replay import Recorder, Runner, gpu_recorder
 from node.selection import CRITERIA, information_gain, sample, uniform
 from node.shards import Shard
 
@@ -108,12 +109,20 @@ class Trainer:
         architecture: Name of this node's architecture.
         node_id: This node.
         shard: Its private images.
+        record: Records the functions of a cycle; otherwise a GPU does, unless the settings say no.
 
     Raises:
         InputError: The shard does not fit the image shape or is smaller than one batch.
     """
 
-    def __init__(self, settings: Settings, architecture: str, node_id: int, shard: Shard) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        architecture: str,
+        node_id: int,
+        shard: Shard,
+        record: Recorder | None = None,
+    ) -> None:
         m = settings.training.batch_size
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
@@ -135,6 +144,9 @@ class Trainer:
         g, d = settings.generator, settings.discriminator
         self.g_optimizer = Adam(self.generator.parameters(), g.learning_rate, g.beta1, g.beta2)
         self.d_optimizer = Momentum(self.discriminator.parameters(), d.learning_rate, d.momentum)
+        if record is None and settings.training.cuda_graphs:
+            record = gpu_recorder(self.device)
+        self._run = Runner(record, self._changed)
 
     @property
     def cycles(self) -> int:
@@ -165,7 +177,7 @@ class Trainer:
             loss = self._update_discriminator(x_mCHW, z_mZ)  # 5
             steps += 1
         z_mZ = self.sample_noise()  # 7
-        g_loss = self._update_generator(self.generate(z_mZ), self.discriminator)  # 8
+        g_loss = self._update_generator(z_mZ, self.discriminator)  # 8
         exchange = None
         if self._consider_neighbors():  # 9
             neighbors = read_neighbors()  # 10
@@ -198,11 +210,16 @@ class Trainer:
 
     def _update_discriminator(self, x_mCHW: Tensor, z_mZ: Tensor) -> float:
         """Line 5: one step of D along Eq. (3); real and generated images never share a batch (P9)."""
-        with torch.no_grad():
-            fake_mCHW = self.generate(z_mZ, track=False)
         count, noise = len(x_mCHW), self.settings.discriminator.label_noise
         real_labels_m = noisy_labels(1.0, count, noise, self.streams["labels"]).to(self.device)
         fake_labels_m = noisy_labels(0.0, count, noise, self.streams["labels"]).to(self.device)
+        return self._run(self._descend_discriminator, x_mCHW, z_mZ, real_labels_m, fake_labels_m).item()
+
+    def _descend_discriminator(
+        self, x_mCHW: Tensor, z_mZ: Tensor, real_labels_m: Tensor, fake_labels_m: Tensor
+    ) -> Tensor:
+        with torch.no_grad():
+            fake_mCHW = self.generate(z_mZ, track=False)
         # The running statistics follow real images alone: they serve the features, which are read on real images.
         real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
         fake_logits_m = self._judge(self.discriminator, fake_mCHW)
@@ -210,19 +227,33 @@ class Trainer:
             fake_logits_m, fake_labels_m
         )
         self.d_optimizer.descend(loss)
-        return loss.item()
+        return loss.detach()
 
-    def _update_generator(self, fake_mCHW: Tensor, discriminator: Discriminator) -> float:
+    def _update_generator(
+        self, z_mZ: Tensor, discriminator: Discriminator, drawn_mCHW: Tensor | None = None
+    ) -> float:
         """Lines 8 and 12: one step of G along Eq. (4) against `discriminator`, which stays as it is.
+
+        Args:
+            z_mZ: Noise.
+            discriminator: Who judges G(z).
+            drawn_mCHW: G(z), where it has been drawn already.
 
         Returns:
             The loss; where it is not finite no step was made.
         """
+        if drawn_mCHW is not None and drawn_mCHW.requires_grad:
+            return self._descend_generator(discriminator, drawn_mCHW).item()
+        # Replayed images have no history: gradients need them drawn again, by which the running statistics must not move twice.
+        return self._run(self._draw_and_descend, discriminator, z_mZ, track=drawn_mCHW is None).item()
+
+    def _draw_and_descend(self, discriminator: Discriminator, z_mZ: Tensor, *, track: bool) -> Tensor:
+        return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
+
+    def _descend_generator(self, discriminator: Discriminator, fake_mCHW: Tensor) -> Tensor:
         loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW))
-        if not bool(loss.isfinite()):
-            return loss.item()
         self.g_optimizer.descend(loss)
-        return loss.item()
+        return loss.detach()
 
     def _consider_neighbors(self) -> bool:
         """Line 9: Sample(ConsiderNeighbors); a node alone never does."""
@@ -235,15 +266,14 @@ class Trainer:
         """Lines 11 and 12 with the z of line 7, through the generator as line 8 left it."""
         if not neighbors:
             return Exchange()
-        fake_mCHW = self.generate(z_mZ)
         if self.settings.policy == "uniform":
             ids = sorted(neighbors)
             chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]
-            loss = self._update_generator(fake_mCHW, neighbors[chosen])
+            loss = self._update_generator(z_mZ, neighbors[chosen])
             return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
-        with torch.no_grad():
-            own_m = self._judge(self.discriminator, fake_mCHW)
-            judged = {j: self._judge(neighbors[j], fake_mCHW) for j in sorted(neighbors)}
+        fake_mCHW = self._run(self.generate, z_mZ)
+        own_m = self._run(self._ask, self.discriminator, fake_mCHW).cpu()
+        judged = {j: self._run(self._ask, neighbors[j], fake_mCHW).cpu() for j in sorted(neighbors)}
         # A discriminator that answers with inf or nan, however finite its weights, is no candidate.
         judged = {j: logits_m for j, logits_m in judged.items() if bool(logits_m.isfinite().all())}
         if not judged:
@@ -255,11 +285,16 @@ class Trainer:
         chosen = ids[sample(information_gain(found.values_J), self.streams["selection"])]  # 11, Eq. (7)
         return Exchange(
             chosen,
-            self._update_generator(fake_mCHW, neighbors[chosen]),  # 12
+            self._update_generator(z_mZ, neighbors[chosen], fake_mCHW),  # 12
             divergences=dict(zip(ids, found.values_J.tolist(), strict=True)),
             clamped=found.clamped,
             negative_terms=found.negative_terms,
         )
+
+    def _ask(self, discriminator: Discriminator, images_mCHW: Tensor) -> Tensor:
+        """The same logits, without gradients."""
+        with torch.no_grad():
+            return self._judge(discriminator, images_mCHW)
 
     def _judge(self, discriminator: Discriminator, images_mCHW: Tensor, *, track: bool = False) -> Tensor:
         """Logits (m,) of D(x), float32."""
@@ -270,6 +305,12 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         reduced = self.precision == torch.bfloat16
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+
+    def _changed(self) -> list[Tensor]:
+        """All that a cycle changes on the device."""
+        kept = (self.generator.state_dict(), self.discriminator.state_dict())
+        moments = (self.g_optimizer.state(), self.d_optimizer.state())
+        return [tensor for part in (*kept, *moments) for tensor in part.values()]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next cycle depends on, by dotted name; `load_state` takes it back bit for bit.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import line
+from benchmarks.equality import Training, compare
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw
 from benchmarks.textbook import Inputs, in_order
@@ -79,3 +80,18 @@ def test_the_picture_is_the_same_for_the_same_results(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         draw(results, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_two_formats_are_equal_only_where_the_whole_interval_lies_within_the_limits() -> None:
+    """Pairs by seed; a seed with one format alone does not count; KID in percent of float32's mean."""
+    probes = {"float32": (2.0, 2.2, 2.4), "bfloat16": (2.1, 2.2, 2.3)}
+    kids = {"float32": (1.0, 1.0, 1.0), "bfloat16": (1.1, 1.2, 1.0)}
+    done = [Training(s, name, probes[name][s], kids[name][s]) for name in probes for s in range(3)]
+    found = compare([*done, Training(7, "float32", 9.0, 9.0)])
+    assert found["seeds"] == 3
+    assert found["probe_points"]["mean"] == pytest.approx(0)
+    # Student's 97.5% point for two degrees of freedom, times 0.1 / sqrt(3).
+    assert found["probe_points"]["high"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert found["probe_points"]["within"] is False
+    assert found["kid_percent"]["mean"] == pytest.approx(10)
+    assert compare(done[:2]) == {}

@@ -11,7 +11,8 @@ import torch
 from node.config import Architecture
 from node.models import Discriminator
 from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, block_at, build_modules
-from node.snapshots import load_arrays, schema, to_arrays
+from node.snapshots import fetch, load_arrays, schema, send, to_arrays
+from node.trainer import place
 from transport.inbox import Delivery
 from transport.wire import Snapshot
 
@@ -182,6 +183,21 @@ def test_a_snapshot_of_a_discriminator_loads_into_another_bit_for_bit() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     source.get_submodule("norms.0").get_buffer("running_var").zero_()
     assert float(to_arrays(source)["norms.0.running_var"].min()) > 0
+
+
+def test_weights_go_to_a_device_and_come_back_in_one_piece() -> None:
+    """As for a GPU, in whatever order the numbers lie in memory; what came back stays as it is."""
+    source, target = (place(Discriminator(SMALL, 8, 1), torch.device("cpu")) for _ in range(2))
+    source(torch.randn(4, 1, 8, 8), track=True)
+    there, here = source.state_dict(), target.state_dict()
+    arrays = fetch(there)
+    assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in there.items())
+    send(here, arrays)
+    assert all(torch.equal(there[name], here[name]) for name in there)
+    before = {name: array.copy() for name, array in arrays.items()}
+    for tensor in there.values():
+        tensor.add_(1)
+    assert all(np.array_equal(arrays[name], before[name]) for name in before)
 
 
 def test_the_schema_names_variances_as_positive_and_structures_differ_by_id() -> None:

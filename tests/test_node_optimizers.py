@@ -104,3 +104,16 @@ print([name for name in ("torch._dynamo", "sympy", "sklearn") if name in sys.mod
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("pair", [sgd(0.9), adam], ids=["momentum", "adam"])
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_changes_nothing(pair: Pair, loss: float) -> None:
+    """Neither parameters nor moments, and Adam does not count the step."""
+    net = network()
+    optimizer = pair(net)[0]
+    optimizer.descend(losses(net, 1)[0]())
+    before = [tensor.clone() for tensor in (*net.parameters(), *optimizer.state().values())]
+    optimizer.descend(losses(net, 1)[0]() * loss)
+    after = [*net.parameters(), *optimizer.state().values()]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))

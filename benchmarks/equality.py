@@ -1,0 +1,235 @@
+"""Whether training in bfloat16 ends as well as in float32: one node alone, many seeds, equal updates.
+
+    python -m benchmarks.equality MNIST_FOLDER [--seeds 40] [--epochs 6]
+
+Each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
+number format for the same number of epochs; both start from the same weights and see the same images and noise. Then the
+probe's error with the RBF kernel, at one fixed setting, and KID of the generator against the test images. Two formats round
+differently, after some hundred cycles two trainings share nothing but their distribution, so that it takes many seeds to
+tell a difference of a few percent from chance. KID is the mean over the last epochs, each of which is a draw of its own.
+
+Every finished training is written to results/equality.json at once; a second start goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from benchmarks.measure import machine
+from benchmarks.provenance import ROOT, commit
+from eval import classifier
+from eval.classifier import Classifier, Recipe
+from eval.features import generated_images, layer_features
+from eval.grams import concatenated, train_products
+from eval.metrics import kernel_distance
+from eval.probe import Choice, final_errors
+from launcher.datasets import load_data
+from launcher.images import render
+from node.config import Settings, resolve
+from node.hardware import prepare_processor
+from node.shards import Shard
+from node.trainer import Trainer
+
+PRECISIONS = ("float32", "bfloat16")
+_IMAGES = 10_000
+_KEPT_EPOCHS = 3
+_RBF = Choice("rbf", gamma=1.0, c=10.0, held_out_error=float("nan"))
+_PROBE_LIMIT, _KID_LIMIT = 0.15, 5.0  # points, percent
+
+
+@dataclass(frozen=True)
+class Training:
+    """One node, trained.
+
+    Attributes:
+        seed: Of its weights, noise and images.
+        precision: Number format of its convolutions.
+        probe: Wrong test images in percent.
+        kid: Mean over the last epochs.
+    """
+
+    seed: int
+    precision: str
+    probe: float
+    kid: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """MNIST at 20x20 pixels, and what KID is measured with."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    model: Classifier
+    reference_Nn: NDArray[np.float64]
+
+
+def main() -> None:
+    """Trains what is missing and says what all of it shows."""
+    options = _options()
+    settings = {
+        "epochs": options.epochs,
+        "images": _IMAGES,
+        "kept_epochs": _KEPT_EPOCHS,
+        "c": _RBF.c,
+        "gamma": _RBF.gamma,
+    }
+    done = [Training(**each) for each in _done(options.output, settings)]
+    cache_file = options.output.with_suffix(".classifier")
+    read(options.data, cache_file)  # makes the classifier before two processes want it
+    missing = [
+        (seed, precision)
+        for seed in range(options.seeds)
+        for precision in PRECISIONS
+        if not any((each.seed, each.precision) == (seed, precision) for each in done)
+    ]
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        work = partial(train, options.data, cache_file, options.epochs)
+        for finished in as_completed([pool.submit(work, *each) for each in missing]):
+            done.append(finished.result())
+            print(done[-1], flush=True)
+            _write(options, settings, done)
+    _write(options, settings, done)
+    cache_file.unlink()
+    print(json.dumps(compare(done), indent=1))
+
+
+def train(folder: str, cache_file: Path, epochs: int, seed: int, precision: str) -> Training:
+    """One node for so many epochs, then what it learnt."""
+    prepare_processor(1)
+    data = read(folder, cache_file)
+    chosen = np.random.default_rng(seed).choice(len(data.images), _IMAGES, replace=False)
+    trainer = Trainer(settings_of(seed, precision), "paper", 1, Shard(data.images[chosen]))
+    kids = []
+    for epoch in range(epochs):
+        for _ in range(trainer.cycles_per_epoch):
+            trainer.cycle(dict)
+        if epoch >= epochs - _KEPT_EPOCHS:
+            kids.append(kid(trainer, data, seed))
+    train_layers, test_layers = (
+        layer_features(trainer.discriminator, images) for images in (data.images[chosen], data.test_images)
+    )
+    products = train_products(train_layers, {"all": concatenated})["all"]
+    labels = data.labels[chosen]
+    errors = final_errors(products, train_layers, test_layers, labels, data.test_labels, {"rbf": _RBF})
+    return Training(seed, precision, errors["rbf"], float(np.mean(kids)))
+
+
+def settings_of(seed: int, precision: str) -> Settings:
+    """The paper preset, alone."""
+    tables = {"seed": seed, "training": {"precision": precision}}
+    return resolve("benchmark", {"preset": "paper", "policy": "alone"}, tables)
+
+
+def kid(trainer: Trainer, data: Data, seed: int) -> float:
+    """KID of the generator as it is, which is left as it is."""
+    trainer.generator.eval()
+    images = generated_images(trainer.generator, len(data.test_images), seed)
+    trainer.generator.train()
+    features_Mn = classifier.describe(data.model, images)
+    return float(kernel_distance(data.reference_Nn, features_Mn, 100, 1000, np.random.default_rng(seed)).mean)
+
+
+@cache
+def read(folder: str, cache_file: Path) -> Data:
+    """The images, and the classifier, which is trained by the first that asks."""
+    found = load_data(folder)
+    image = settings_of(0, "float32").image.model_copy(update={"channels": 1})
+    (train_images, labels), (test_images, test_labels) = found.train, found.test
+    pixels, test_pixels = (
+        render(images, np.arange(len(images)), image) for images in (train_images, test_images)
+    )
+    recipe, classes = Recipe(seed=0), len(found.classes)
+    model = Classifier(1, classes, recipe.widths)
+    made_from = classifier.digest(pixels, labels, classes, recipe)
+    if not classifier.load(cache_file, model, made_from):
+        model = classifier.train(pixels, labels, classes, recipe)
+        classifier.save(cache_file, model, made_from)
+    return Data(pixels, labels, test_pixels, test_labels, model, classifier.describe(model, test_pixels))
+
+
+def compare(done: list[Training]) -> dict[str, Any]:
+    """bfloat16 less float32 with 95% intervals over seeds: probe in points, KID in percent of float32's mean."""
+    by_seed = {(each.seed, each.precision): each for each in done}
+    seeds = sorted(
+        seed for seed, precision in by_seed if precision == PRECISIONS[0] and (seed, PRECISIONS[1]) in by_seed
+    )
+    if len(seeds) < 2:  # noqa: PLR2004 - one has no spread
+        return {}
+    plain, reduced = ([by_seed[seed, precision] for seed in seeds] for precision in PRECISIONS)
+    probes = interval([two.probe - one.probe for one, two in zip(plain, reduced, strict=True)])
+    scale = 100 / float(np.mean([each.kid for each in plain]))
+    kids = interval([scale * (two.kid - one.kid) for one, two in zip(plain, reduced, strict=True)])
+    return {
+        "seeds": len(seeds),
+        "probe_points": probes | {"limit": _PROBE_LIMIT, "within": _inside(probes, _PROBE_LIMIT)},
+        "kid_percent": kids | {"limit": _KID_LIMIT, "within": _inside(kids, _KID_LIMIT)},
+        "means": {
+            name: {
+                "probe": float(np.mean([e.probe for e in part])),
+                "kid": float(np.mean([e.kid for e in part])),
+            }
+            for name, part in zip(PRECISIONS, (plain, reduced), strict=True)
+        },
+    }
+
+
+def interval(differences: list[float]) -> dict[str, float]:
+    """Mean and Student's 95% interval."""
+    mean, half = float(np.mean(differences)), float(student.ppf(0.975, len(differences) - 1))
+    half *= float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _inside(found: dict[str, float], limit: float) -> bool:
+    return -limit <= found["low"] and found["high"] <= limit
+
+
+def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Finished trainings of the same settings."""
+    if not output.exists():
+        return []
+    found = json.loads(output.read_bytes())
+    return found["trainings"] if found["settings"] == settings else []
+
+
+def _write(options: argparse.Namespace, settings: dict[str, Any], done: list[Training]) -> None:
+    words = f"--seeds {options.seeds} --epochs {options.epochs}"
+    result = {
+        "command": f"python -m benchmarks.equality MNIST_FOLDER {words}",
+        "commit": commit(),
+        "machine": machine(),
+        "settings": settings,
+        "found": compare(done),
+        "trainings": [asdict(each) for each in sorted(done, key=lambda each: (each.seed, each.precision))],
+    }
+    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="a folder with MNIST's four IDX files, or `mnist` to download them")
+    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "equality.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
