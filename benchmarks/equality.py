@@ -1,6 +1,6 @@
 """Whether training in bfloat16 ends as well as in float32: one node alone, many seeds, equal updates.
 
-    python -m benchmarks.equality MNIST_FOLDER [--seeds 30] [--epochs 10]
+    python -m benchmarks.equality MNIST_FOLDER [--seeds 40] [--epochs 10]
 
 Each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
 number format for the same number of epochs; both start from the same weights and see the same images and noise. Then the
@@ -224,7 +224,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", help="a folder with MNIST's four IDX files, or `mnist` to download them")
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "equality.json")

@@ -99,7 +99,9 @@ class Discriminator(nn.Module):
             x = norm(x, track=track) if isinstance(norm, BatchNorm) else norm(x)
             x = functional.leaky_relu(x, self.slope, inplace=True)
             outputs.append(x)
-        outputs.append(self.last(x))
+        # Logits in float32 whatever the layers before: they reach 10 and more, where bfloat16 counts in sixteenths.
+        with torch.autocast(x.device.type, enabled=False):
+            outputs.append(self.last(x.float()))
         return outputs
 
 

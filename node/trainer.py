@@ -300,7 +300,7 @@ class Trainer:
         """Logits (m,) of D(x), float32."""
         with self._precision():
             logits_m: Tensor = discriminator(images_mCHW, track=track)
-        return logits_m.float()
+        return logits_m
 
     def _precision(self) -> torch.autocast:
         reduced = self.precision == torch.bfloat16

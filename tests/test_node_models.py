@@ -95,3 +95,14 @@ def test_initialisation_repeats_with_its_seed() -> None:
     for module in (first, second):
         initialise(module, "he", torch.Generator().manual_seed(5))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_logits_are_float32_whatever_the_layers_compute_in() -> None:
+    """Those of a last layer in bfloat16 would all be multiples of 1/16 from 8 on."""
+    discriminator = Discriminator(SMALL, 8, 1)
+    with torch.no_grad():
+        discriminator.last.bias.fill_(9.0)  # type: ignore[union-attr]  # a convolution with a bias
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = discriminator(torch.randn(50, 1, 8, 8))
+    assert logits.dtype == torch.float32
+    assert bool((logits * 16 != (logits * 16).round()).any())
