@@ -1,6 +1,7 @@
 """Five nodes on a ring that learn from each other, against the same updates in one process without any socket.
 
-Both sides share one processor, so that the ratio of their times is what processes, sockets, encryption and files cost.
+All sides share one processor, so that the ratio of their times is what processes, sockets, encryption and files cost. Five bare
+processes that make the same updates, and neither exchange nor write anything, tell what of it is the processes'.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cluster_runs import launched
 from benchmarks.images import write_images
@@ -55,11 +58,21 @@ def measure(*, full: bool) -> Iterator[Figure]:
                 os.sched_setaffinity(0, before)
 
         pairs = alternate(with_sockets, without, rounds)
+        bare = alternate(partial(_bare, shards, cycles, core), without, rounds)
     yield figure(
         "five nodes on a ring, info-gain: seconds of a cycle over those of the same updates in one process without sockets",
         ratios(pairs),
         target=_TARGET,
         beside=f"a cycle: {milliseconds('five processes', [a for a, _ in pairs])}, {milliseconds('one process', [b for _, b in pairs])}",
+    )
+    yield figure(
+        "the same updates in five processes that exchange nothing, over those in one process",
+        ratios(bare),
+        beside=f"a cycle: {milliseconds('five bare processes', [a for a, _ in bare])}",
+    )
+    yield figure(
+        "five nodes over five such processes: what sockets, encryption, files and the launcher cost",
+        [nodes / processes for (nodes, _), (processes, _) in zip(pairs, bare, strict=True)],
     )
 
 
@@ -97,6 +110,33 @@ def _without_sockets(run: Path, cycles: int) -> float:
                     trainer.cycle(partial(_all, copies[j]))
 
     return timed(train) / (turns * block * len(trainers))
+
+
+def _bare(run: Path, cycles: int, core: set[int]) -> float:
+    """Seconds of the processor for one node's cycle, five processes at a time that know nothing of each other."""
+    spawn, graph = get_context("spawn"), ring(5)
+    ready, times = spawn.Barrier(len(graph.ids)), spawn.Queue()
+    processes = [
+        spawn.Process(target=_train_bare, args=(run, node, cycles, core, ready, times), daemon=True)
+        for node in graph.ids
+    ]
+    for process in processes:
+        process.start()
+    seconds: list[float] = [times.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return 1 / sum(cycles / each for each in seconds)
+
+
+def _train_bare(run: Path, node: int, cycles: int, core: set[int], ready: Any, times: Any) -> None:
+    prepare_processor(1)
+    os.sched_setaffinity(0, core)
+    settings = _settings()
+    trainer = Trainer(settings, "paper", node, load_shard(run / "shards" / f"node-{node}.npz"))
+    neighbors = _modules(settings, trainer, ring(5).neighbors(node))
+    trainer.cycle(partial(_all, neighbors))
+    ready.wait()
+    times.put(timed(lambda: [trainer.cycle(partial(_all, neighbors)) for _ in range(cycles)]))
 
 
 def _settings() -> Settings:

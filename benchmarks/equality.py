@@ -3,18 +3,20 @@
     python -m benchmarks.equality MNIST_FOLDER [--seeds 40] [--epochs 10]
 
 Each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
-number format for the same number of epochs; both start from the same weights and see the same images and noise. Then the
-probe's error with the RBF kernel, at one fixed setting, and KID of the generator against the test images. Two formats round
+number format for the same number of epochs; both start from the same weights and see the same images and noise. With one step
+of D in a cycle, as where the training's speed is measured: how many it takes else depends on its losses. Then the probe's error with the RBF kernel, at one fixed setting, and KID of the generator against the test images. Two formats round
 differently, after some hundred cycles two trainings share nothing but their distribution, so that it takes many seeds to
 tell a difference of a few percent from chance. KID is the mean over the last epochs, each of which is a draw of its own.
 
-Every finished training is written to results/equality.json at once; a second start goes on with what is missing.
+Every finished training is written to results/equality.json at once; a second start goes on with what is missing, and with
+more seeds if it is told more of them. Trainings on another type of processor or by another torch are not taken over.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -37,13 +39,14 @@ from eval.probe import Choice, final_errors
 from launcher.datasets import load_data
 from launcher.images import render
 from node.config import Settings, resolve
+from node.files import make_directory, write_atomically
 from node.hardware import prepare_processor
 from node.shards import Shard
 from node.trainer import Trainer
 
 PRECISIONS = ("float32", "bfloat16")
 _IMAGES = 10_000
-_KEPT_EPOCHS = 3
+_KEPT_EPOCHS = 5
 _RBF = Choice("rbf", gamma=1.0, c=10.0, held_out_error=float("nan"))
 _PROBE_LIMIT, _KID_LIMIT = 0.15, 5.0  # points, percent
 
@@ -57,12 +60,14 @@ class Training:
         precision: Number format of its convolutions.
         probe: Wrong test images in percent.
         kid: Mean over the last epochs.
+        commit: State of the project that it was trained with.
     """
 
     seed: int
     precision: str
     probe: float
     kid: float
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,19 @@ class Data:
 def main() -> None:
     """Trains what is missing and says what all of it shows."""
     options = _options()
+    where = machine()
     settings = {
         "epochs": options.epochs,
         "images": _IMAGES,
         "kept_epochs": _KEPT_EPOCHS,
         "c": _RBF.c,
         "gamma": _RBF.gamma,
+        "processor": where["processor"],
+        "torch": where["torch"],
     }
     done = [Training(**each) for each in _done(options.output, settings)]
-    cache_file = options.output.with_suffix(".classifier")
+    cache_file = ROOT / "runs" / "equality.classifier"
+    make_directory(cache_file.parent)
     read(options.data, cache_file)  # makes the classifier before two processes want it
     missing = [
         (seed, precision)
@@ -97,17 +106,18 @@ def main() -> None:
         if not any((each.seed, each.precision) == (seed, precision) for each in done)
     ]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        work = partial(train, options.data, cache_file, options.epochs)
+        work = partial(train, options.data, cache_file, options.epochs, commit())
         for finished in as_completed([pool.submit(work, *each) for each in missing]):
             done.append(finished.result())
             print(done[-1], flush=True)
             _write(options, settings, done)
     _write(options, settings, done)
-    cache_file.unlink()
     print(json.dumps(compare(done), indent=1))
 
 
-def train(folder: str, cache_file: Path, epochs: int, seed: int, precision: str) -> Training:
+def train(
+    folder: str, cache_file: Path, epochs: int, made_by: str | None, seed: int, precision: str
+) -> Training:
     """One node for so many epochs, then what it learnt."""
     prepare_processor(1)
     data = read(folder, cache_file)
@@ -125,12 +135,12 @@ def train(folder: str, cache_file: Path, epochs: int, seed: int, precision: str)
     products = train_products(train_layers, {"all": concatenated})["all"]
     labels = data.labels[chosen]
     errors = final_errors(products, train_layers, test_layers, labels, data.test_labels, {"rbf": _RBF})
-    return Training(seed, precision, errors["rbf"], float(np.mean(kids)))
+    return Training(seed, precision, errors["rbf"], float(np.mean(kids)), made_by)
 
 
 def settings_of(seed: int, precision: str) -> Settings:
     """The paper preset, alone."""
-    tables = {"seed": seed, "training": {"precision": precision}}
+    tables = {"seed": seed, "training": {"precision": precision}, "discriminator": {"max_steps": 1}}
     return resolve("benchmark", {"preset": "paper", "policy": "alone"}, tables)
 
 
@@ -199,24 +209,24 @@ def _inside(found: dict[str, float], limit: float) -> bool:
 
 
 def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Finished trainings of the same settings."""
-    if not output.exists():
-        return []
-    found = json.loads(output.read_bytes())
-    return found["trainings"] if found["settings"] == settings else []
+    """Finished trainings of the same settings; those of others are not to be overwritten."""
+    found = json.loads(output.read_bytes()) if output.exists() else {"settings": settings, "trainings": []}
+    if found["settings"] != settings:
+        sys.exit(f"{output} holds trainings with {found['settings']}, not {settings}; name another --output")
+    trainings: list[dict[str, Any]] = found["trainings"]
+    return trainings
 
 
 def _write(options: argparse.Namespace, settings: dict[str, Any], done: list[Training]) -> None:
     words = f"--seeds {options.seeds} --epochs {options.epochs}"
     result = {
         "command": f"python -m benchmarks.equality MNIST_FOLDER {words}",
-        "commit": commit(),
         "machine": machine(),
         "settings": settings,
         "found": compare(done),
         "trainings": [asdict(each) for each in sorted(done, key=lambda each: (each.seed, each.precision))],
     }
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _options() -> argparse.Namespace:

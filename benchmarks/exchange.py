@@ -31,7 +31,7 @@ from node.snapshots import load_arrays, schema, to_arrays
 from node.trainer import place
 from transport.keys import KeyPair, make_keys
 from transport.link import Link, LinkSettings, Neighbor
-from transport.wire import Block, Dtype, Expected, Schema, Snapshot, decode, encode
+from transport.wire import Block, Dtype, Expected, Schema, Snapshot, decode, draft, encode, seal
 
 _SIZES = {"79k": (64, 64, 12), "1M": (177, 177, 177), "5M": (395, 395, 395)}
 _BURST = 10  # snapshots of one kind in a row
@@ -105,7 +105,7 @@ def _latency(name: str, widths: tuple[int, ...], rounds: int) -> Iterator[Figure
             side.latencies[_BURST:] for side in (ours, raw)
         )  # the first round pays for what later ones have
         cpu = [side.processor_s() / len(side.latencies) for side in (ours, raw)]
-    size = sum(array.nbytes for array in to_arrays(_form(widths)[0]).values())
+    size = sum(array.nbytes for array in to_arrays(_form(widths)[0].state_dict()).values())
     tails = ", ".join(
         f"{who} p50 {median(found) * 1e3:.3g} ms, p99 {quantiles(found, n=100)[98] * 1e3:.3g} ms"
         for who, found in (("dgan", ours_s), ("raw", raw_s))
@@ -130,7 +130,8 @@ class _Side:
     """A publisher in this process, a reader in another one."""
 
     def __init__(self, widths: tuple[int, ...], *, raw: bool, dtype: Dtype = "float32") -> None:
-        self._network, self._schema = _form(widths)
+        network, self._schema = _form(widths)
+        self._weights = network.state_dict()
         self._raw, self._dtype = raw, dtype
         self._seq = 0
         self.latencies: list[float] = []
@@ -202,11 +203,11 @@ class _Side:
             self._socket.send(message, copy=False)
             return sent_s
         sent_s = time.monotonic()
-        self._link.publish(encode(self._snapshot(), self._schema, self._dtype))
+        self._link.publish(draft(self._snapshot(), self._schema, self._dtype))
         return sent_s
 
     def _snapshot(self) -> Snapshot:
-        blocks = (to_arrays(self._network),)
+        blocks = (to_arrays(self._weights),)
         return Snapshot("run", 1, self._schema.arch_id, 1, self._seq, self._seq, done=False, blocks=blocks)
 
     def _message(self) -> bytes:
@@ -272,7 +273,7 @@ def _codec(rounds: int) -> Iterator[Figure]:
     theirs = _p2pfl(rounds)
     for name, widths in _SIZES.items():
         network, form = _form(widths)
-        arrays = to_arrays(network)
+        arrays = to_arrays(network.state_dict())
         expected = Expected("run", 1, form)
         snapshot = Snapshot("run", 1, form.arch_id, 1, 1, 1, done=False, blocks=(arrays,))
         pairs = alternate(
@@ -302,7 +303,7 @@ def _pickled_s(arrays: Block) -> float:
 
 
 def _coded_s(snapshot: Snapshot, form: Schema, expected: Expected) -> float:
-    return timed(lambda: decode(encode(snapshot, form), expected))
+    return timed(lambda: decode(seal(draft(snapshot, form)), expected))
 
 
 def _p2pfl(rounds: int) -> dict[str, list[float]]:
@@ -317,7 +318,8 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
                 print(f"p2pfl {_P2PFL} cannot be installed: left out")
                 return {}
     shapes = {
-        name: [a.shape for a in to_arrays(_form(widths)[0]).values()] for name, widths in _SIZES.items()
+        name: [a.shape for a in to_arrays(_form(widths)[0].state_dict()).values()]
+        for name, widths in _SIZES.items()
     }
     words = [str(python), "-c", _P2PFL_PROGRAM, json.dumps(shapes), str(rounds * 10)]
     done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
@@ -329,9 +331,10 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
 
 
 def _on_the_training_thread(rounds: int) -> Iterator[Figure]:
-    """What a publish takes from training: copy, encode, hand over. Between two of them the caches are used by training."""
+    """What a publish takes from training: copy and hand over. Between two of them the caches are used by training."""
     settings = settings_in("auto")
     trainer = build_trainer(settings)
+    weights = trainer.discriminator.state_dict()
     form = schema("paper", settings.architecture["paper"], _IMAGE, 1)
     keys, other = make_keys(), make_keys()
     expected = Expected("run", 2, form)
@@ -352,9 +355,9 @@ def _on_the_training_thread(rounds: int) -> Iterator[Figure]:
                 )
 
                 def publish(seq: int = seq) -> None:
-                    blocks = (to_arrays(trainer.discriminator),)
+                    blocks = (to_arrays(weights),)
                     snapshot = Snapshot("run", 1, form.arch_id, 1, seq, seq, done=False, blocks=blocks)
-                    link.publish(encode(snapshot, form))
+                    link.publish(draft(snapshot, form))
 
                 publishes.append(timed(publish))
             if far.latest(1, after=(1, seq - 1), timeout_s=10) is None:
@@ -374,7 +377,7 @@ def _on_the_training_thread(rounds: int) -> Iterator[Figure]:
 def _wire_bytes(rounds: int) -> Iterator[Figure]:
     """All that crosses the loopback device for a snapshot, TCP's and IP's headers and answers too, over its weights."""
     widths = _SIZES["79k"]
-    weights = sum(array.nbytes for array in to_arrays(_form(widths)[0]).values())
+    weights = sum(array.nbytes for array in to_arrays(_form(widths)[0].state_dict()).values())
     for dtype, target in _WIRE_TARGETS.items():
         found = []
         with _Side(widths, raw=False, dtype=dtype) as side:

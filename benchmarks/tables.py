@@ -121,6 +121,25 @@ def target(found: dict[str, Any]) -> str:
     return f"{sign} {found['target']:g}{'' if found['met'] else ', **missed**'}"
 
 
+def equality() -> str:
+    """bfloat16 against float32 in what a training ends with."""
+    done = load("equality.json")
+    found, settings = done["found"], done["settings"]
+    lines = ["| | float32 | bfloat16 | difference, 95% interval | limit | |", "|---|---|---|---|---|---|"]
+    for name, key, unit in (("probe", "probe_points", "points"), ("kid", "kid_percent", "%")):
+        gap, means = found[key], [found["means"][precision][name] for precision in ("float32", "bfloat16")]
+        what = {"probe": "probe's error, RBF kernel, %", "kid": "KID against the test images"}[name]
+        verdict = "within" if gap["within"] else "**not shown**"
+        lines.append(
+            f"| {what} | {means[0]:.3f} | {means[1]:.3f} | {gap['mean']:+.3f} {unit} ({gap['low']:+.3f} to {gap['high']:+.3f}) "
+            f"| ±{gap['limit']:g} {unit} | {verdict} |"
+        )
+    told = f"{found['seeds']} seeds, {settings['epochs']} epochs of {settings['images']:,} images each"
+    return "\n".join(
+        [*lines, "", f"{told}; `make bench-equality DATA=path/to/mnist` on {done['machine']['processor']}."]
+    )
+
+
 def costs() -> str:
     """Every figure of the benchmarks that has a target."""
     lines = ["| | measured | target |", "|---|---|---|"]
@@ -226,7 +245,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/performance.md": {
         section: partial(benchmark, section)
         for section in ("training", "cooperation", "exchange", "scale", "probe")
-    },
+    }
+    | {"equality": equality},
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
 }
 """Document -> marker -> what makes the table between its markers."""

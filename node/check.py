@@ -111,7 +111,7 @@ def examine(peers_path: Path, node_id: int, reach: Reach = reach, *, insecure: b
     settings = found.look("settings", lambda: read_settings(peers_path, view), _tell_settings)
     shard = found.look("shard", lambda: _shard(view, settings), lambda shard: _tell_shard(view, shard))
     if settings is not None and settings.training.device != "cpu":
-        found.look("device", lambda: _device(settings))
+        found.look("device", lambda: _device(settings, view))
     _look_at_directory(found, view, settings, shard)
     if settings is not None and settings.policy == "alone":
         found.append(
@@ -151,10 +151,10 @@ def _tell_shard(view: NodeView, shard: Shard) -> str:
     return f"{view.data}: {len(shard)} images of {size}x{size}x{channels}"
 
 
-def _device(settings: Settings) -> str:
+def _device(settings: Settings, view: NodeView) -> str:
     from node.hardware import choose_device  # noqa: PLC0415 - torch takes seconds to load
 
-    return f"{settings.training.device} is {choose_device(settings.training.device)}"
+    return f"{settings.training.device} is {choose_device(settings.training.device, view.me.id)}"
 
 
 def _look_at_directory(

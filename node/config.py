@@ -169,7 +169,7 @@ class TrainingSettings(Section):
     """Number format of the convolutions (autocast); weights, losses and optimisers stay float32. `auto`: bfloat16 where the
     processor computes in it, else float32."""
     device: str = Field("cpu", pattern=r"^(cpu|auto|cuda(:\d+)?)$")
-    """`cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one."""
+    """`cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one, node 3 of a machine with two on the second."""
     cuda_graphs: bool = True
     """Whether a GPU replays a cycle as graphs of kernels, instead of being told each kernel by Python."""
     threads: int = Field(1, ge=1)

@@ -15,15 +15,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES, _APART_BYTES = 32 * 2**20, 8 * 2**20
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a setting: `auto` is a GPU where there is one.
+def choose_device(name: str, node_id: int) -> torch.device:
+    """The device of a setting: `auto` is a GPU where there is one; nodes of one machine are shared out by their ids.
 
     Raises:
         InputError: A GPU is asked for and there is none, or no such one.
     """
     gpus = torch.cuda.device_count() if name != "cpu" else 0
     if name == "auto":
-        name = "cuda" if gpus else "cpu"
+        name = f"cuda:{node_id % gpus}" if gpus else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise InputError(

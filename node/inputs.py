@@ -99,7 +99,7 @@ def digests(settings: Settings, shard: Shard, view: NodeView) -> dict[str, str]:
         "checkpoint": True,
         "output": True,
         "exchange": {"republish_s", "lockstep_timeout_s", "linger_s"},
-        "training": {"device", "threads"},
+        "training": {"device", "threads", "cuda_graphs"},
     }
     parts = {
         "the shard": shard.images.tobytes(),

@@ -12,7 +12,7 @@ from node.neighbors import Arrays
 from node.snapshots import schema
 from topology.peers import NodeView, Peer
 from transport.link import Link, Neighbor
-from transport.wire import Expected, Schema, Snapshot, encode
+from transport.wire import Expected, Schema, Snapshot, draft
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ class Publisher:
         self._seq = 0
 
     def publish(self, blocks: tuple[Arrays, ...], cycle: int, *, done: bool) -> None:
-        """Sends the weights after `cycle` cycles; in lockstep the two last blocks, the older first."""
+        """Sends the weights after `cycle` cycles; in lockstep the two last blocks, the older first.
+
+        They are copied before this returns, and checked and encoded on the link's thread.
+        """
         view, self._seq = self._identity.view, self._seq + 1
         snapshot = Snapshot(
             run_id=view.run_id,
@@ -86,4 +89,4 @@ class Publisher:
             done=done,
             blocks=blocks,
         )
-        self._link.publish(encode(snapshot, self._identity.schema, self._identity.settings.exchange.payload))
+        self._link.publish(draft(snapshot, self._identity.schema, self._identity.settings.exchange.payload))

@@ -37,12 +37,14 @@ def schema(name: str, architecture: Architecture, size: int, channels: int) -> S
     )
 
 
-def to_arrays(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
-    """The weights and running statistics, ready to be encoded.
+def to_arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """A discriminator's weights and running statistics, ready to be encoded.
 
     They share the network's memory where they can: encode or copy them before the next step changes them.
+
+    Args:
+        state: The network's `state_dict`, whose tensors follow the network: it need not be asked for again.
     """
-    state = discriminator.state_dict()
     is_here = next(iter(state.values())).device.type == "cpu"
     arrays = {name: tensor.numpy() for name, tensor in state.items()} if is_here else fetch(state)
     for name, array in arrays.items():
@@ -51,9 +53,9 @@ def to_arrays(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
     return arrays
 
 
-def to_block(discriminator: Discriminator) -> dict[str, NDArray[np.float32]]:
+def to_block(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
     """The same as a private copy, which stays as it is."""
-    return {name: np.array(array) for name, array in to_arrays(discriminator).items()}
+    return {name: np.array(array) for name, array in to_arrays(state).items()}
 
 
 def load_arrays(discriminator: Discriminator, arrays: Mapping[str, NDArray[np.float32]]) -> None:

@@ -126,7 +126,7 @@ class Trainer:
         m = settings.training.batch_size
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
-        self.device = choose_device(settings.training.device)
+        self.device = choose_device(settings.training.device, node_id)
         self.precision = choose_precision(settings.training.precision, self.device)
         self.cycle_count = 0
         self.streams = seed_streams(settings.seed, node_id)

@@ -86,7 +86,8 @@ class Worker:
         self.follow_peers: Callable[[Identity], Identity] = lambda identity: identity
         self._window = Window()
         self._chosen: Counter[str] = Counter()
-        self._published: tuple[Arrays, Arrays] = (to_block(trainer.discriminator),) * 2
+        self._weights = trainer.discriminator.state_dict()
+        self._published: tuple[Arrays, Arrays] = (to_block(self._weights),) * 2
         self._degraded: dict[str, str] = {}
         self._saved_cycle = -1
         self._saved_s = self._began_s = time.monotonic()
@@ -165,7 +166,7 @@ class Worker:
         if not self._at_block_end():
             return
         if self._lockstep:
-            self._published = (self._published[1], to_block(self._trainer.discriminator))
+            self._published = (self._published[1], to_block(self._weights))
             self._save_when_there_is_room()
         self._publish()
 
@@ -178,7 +179,7 @@ class Worker:
             # In mid-block, after a resume, the frame tells of the block's start again.
             self._publisher.publish(self._published, count if done else self._block_start(), done=done)
         else:
-            self._publisher.publish((to_arrays(self._trainer.discriminator),), count, done=done)
+            self._publisher.publish((to_arrays(self._weights),), count, done=done)
 
     def _keep(self) -> None:
         """Checkpoints and sample grids that are due."""

@@ -18,9 +18,17 @@ CPU = torch.device("cpu")
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     """`auto` takes what there is; a number beyond it is an error of the settings."""
-    assert choose_device("auto").type in ("cpu", "cuda")
+    assert choose_device("auto", 1).type in ("cpu", "cuda")
     with pytest.raises(InputError, match="cuda:99"):
-        choose_device("cuda:99")
+        choose_device("cuda:99", 1)
+
+
+def test_nodes_of_one_machine_share_its_gpus_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their ids; a device asked for by name is given as it is."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(choose_device("auto", node)) for node in (1, 2, 3)] == ["cuda:1", "cuda:0", "cuda:1"]
+    assert str(choose_device("cuda:0", 3)) == "cuda:0"
+    assert str(choose_device("cpu", 3)) == "cpu"
 
 
 @pytest.mark.parametrize("has", [True, False])

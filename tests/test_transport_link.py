@@ -10,14 +10,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
-from nets import DEADLINE_S, KEYS, HoldUp, Net, frame, free_address, neighbor, open_net, order, pair, until
+from nets import (
+    DEADLINE_S,
+    KEYS,
+    SCHEMA,
+    HoldUp,
+    Net,
+    frame,
+    free_address,
+    neighbor,
+    open_net,
+    order,
+    pair,
+    until,
+)
 from relay import Relay
 from transport import link as link_module
 from transport.errors import LocalError
 from transport.link import Link, LinkSettings
+from transport.wire import Snapshot, draft
 
 pytestmark = pytest.mark.system
 
@@ -425,3 +440,18 @@ def test_a_neighbour_that_cannot_be_reached_at_all_is_one_line(net: Net, changes
         Link(net.settings(1, wrong)),
     ):
         pass
+
+
+def test_a_draft_is_sealed_on_the_way_and_one_that_may_not_be_sent_is_told_at_the_next_call(net: Net) -> None:
+    """Whatever becomes of the arrays after the call; training hears of numbers that are none."""
+    one, two = pair(net)
+    weights = {"weight": np.full(5000, 2, np.float32)}
+    fields: tuple[Any, ...] = ("run", 1, "tiny", 1, 1, 10, False)
+    one.publish(draft(Snapshot(*fields, (weights,)), SCHEMA))
+    weights["weight"][:] = np.nan
+    delivery = two.latest(1, timeout_s=DEADLINE_S)
+    assert delivery
+    assert (delivery.snapshot.blocks[0]["weight"] == 2).all()
+    one.publish(draft(Snapshot(*fields, (weights,)), SCHEMA))
+    with pytest.raises(LocalError, match="weight holds a number that is not finite"):
+        one.latest(2, after=(0, 0), timeout_s=DEADLINE_S)

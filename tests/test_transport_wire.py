@@ -27,7 +27,7 @@ from transport.errors import (
     RemoteError,
     VersionError,
 )
-from transport.wire import DTYPES, Dtype, Expected, Schema, Snapshot, decode, encode
+from transport.wire import DTYPES, Dtype, Expected, Schema, Snapshot, decode, draft, encode, seal
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = Schema("tiny", (("weight", (2, 3)), ("bias", (1,)), ("variance", (2,))), frozenset({"variance"}))
@@ -388,3 +388,27 @@ def test_a_schema_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(LocalError, match="payload format 'int8'"):
         Expected("run", 1, SCHEMA, dtype="int8")  # type: ignore[arg-type]  # the fault under test
     assert SCHEMA.values == 9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_draft_keeps_its_numbers_whatever_becomes_of_the_arrays(dtype: Dtype) -> None:
+    """It is copied at once and sealed later: the frame is the one of the moment when it was drafted."""
+    arrays = block()
+    waiting = draft(snapshot(blocks=(arrays,)), SCHEMA, dtype)
+    frame = encode(snapshot(blocks=(arrays,)), SCHEMA, dtype)
+    for array in arrays.values():
+        np.add(array, 1, out=array)
+    sealed = seal(waiting)
+    assert sealed == frame
+    assert sealed.readonly
+
+
+def test_numbers_are_checked_when_a_draft_is_sealed_and_all_else_before() -> None:
+    """So that who drafts hears at once what is wrong with a snapshot's form."""
+    with pytest.raises(LocalError, match="weight is float32"):
+        draft(snapshot(blocks=(block() | {"weight": np.zeros(5, np.float32)},)), SCHEMA)
+    with pytest.raises(LocalError, match="seq"):
+        draft(snapshot(seq=-1), SCHEMA)
+    waiting = draft(snapshot(blocks=(block() | {"bias": np.array([np.nan], np.float32)},)), SCHEMA)
+    with pytest.raises(LocalError, match="bias holds a number that is not finite"):
+        seal(waiting)

@@ -31,6 +31,7 @@ from transport.publisher import Publisher
 from transport.sockets import Reactor, Wiring
 from transport.statistics import LinkStatistics, NeighborStatistics
 from transport.subscription import Neighbor, Subscription
+from transport.wire import Draft, Frame, seal
 
 __all__ = ["Link", "LinkSettings", "LinkStatistics", "Neighbor", "NeighborStatistics"]
 
@@ -120,7 +121,7 @@ class Link:
     def __init__(self, settings: LinkSettings) -> None:
         self.settings = settings
         self._changed = threading.Condition()  # guards all below but the sockets
-        self._shelf: bytes | None = None
+        self._shelf: Draft | Frame | None = None
         self._deliveries: dict[int, Delivery | None] = {neighbor.id: None for neighbor in settings.neighbors}
         self._wanted: LinkSettings | None = None
         self._failure: BaseException | None = None
@@ -162,15 +163,15 @@ class Link:
         """The endpoint that is bound, with the real port."""
         return self._running().address
 
-    def publish(self, frame: bytes) -> None:
+    def publish(self, frame: Draft | Frame) -> None:
         """Hands a frame over to be sent to every neighbour; never waits for the network.
 
         Args:
-            frame: As `encode` makes it, one object however many neighbours. A frame handed over before and not yet
-                sent gives way to it.
+            frame: A draft, which is sealed on the link's thread, or a frame as `encode` makes it; one object however many
+                neighbours. What was handed over before and is not sent yet gives way to it.
 
         Raises:
-            LocalError: The link is not running.
+            LocalError: The link is not running. One that a draft turns out to deserve is raised by the next call.
         """
         self._running()
         with self._changed:
@@ -328,7 +329,7 @@ class Link:
             with self._changed:
                 frame, self._shelf = self._shelf, None
             if frame is not None:
-                publisher.offer(frame)
+                publisher.offer(seal(frame) if isinstance(frame, Draft) else frame)
             due_s = min(part.tick(settings.clock()) for part in parts)
             reactor.turn(min(max(due_s - settings.clock(), 0.0), _LONGEST_TURN_S))
         publisher.close()

@@ -30,30 +30,34 @@ def _layout(schema: Schema, blocks: int) -> Iterator[tuple[int, str, tuple[int, 
             start = end
 
 
-def gather(blocks: tuple[Block, ...], schema: Schema) -> NDArray[np.float32]:
-    """Every number of a snapshot in the order of the payload, checked."""
+def gather(blocks: tuple[Block, ...], schema: Schema, values: NDArray[np.float32]) -> None:
+    """Copies every number of a snapshot into `values`, in the order of the payload."""
     for block in blocks:
         if odd := sorted(block.keys() ^ {name for name, _ in schema.tensors}):
             raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
-    values = np.empty(len(blocks) * schema.values, np.float32)
     for index, name, shape, place in _layout(schema, len(blocks)):
         array = blocks[index][name]
         if array.dtype != np.float32 or array.shape != shape:
             raise LocalError(f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}")
         values[place].reshape(shape)[...] = array
+
+
+def check_values(values: NDArray[np.float32], schema: Schema, blocks: int) -> None:
+    """Refuses to send what a receiver would refuse.
+
+    Raises:
+        LocalError: A number is not finite, or one that must be positive is not.
+    """
     all_finite = _are_finite(values)
-    for _, name, _, place in _layout(schema, len(blocks)):
+    for _, name, _, place in _layout(schema, blocks):
         if not (all_finite or _are_finite(values[place])):
             raise LocalError(f"tensor {name} holds a number that is not finite")
         if name in schema.positive and not (values[place] > 0).all():
             raise LocalError(f"tensor {name} holds a number that is not above 0")
-    return values
 
 
 def to_payload(values: NDArray[np.float32], schema: Schema, blocks: int, dtype: Dtype) -> NDArray[Any]:
-    """The numbers in the payload's format; `values` may be changed."""
-    if dtype == "float32":
-        return values.astype("<f4", copy=False)
+    """The numbers in one of the shorter formats; `values` may be changed."""
     np.clip(values, np.float32(-_LARGEST[dtype]), np.float32(_LARGEST[dtype]), out=values)
     for _, name, _, place in _layout(schema, blocks):
         if name in schema.positive:

@@ -20,6 +20,7 @@ from zmq.auth import Authenticator
 from transport.errors import LocalError
 from transport.inbox import MAX_FRAMES_PER_S
 from transport.sockets import HANDSHAKE_FAILED, Socket, Wiring, read_monitor
+from transport.wire import Frame
 
 ZAP_DOMAIN = "dgan"
 PACE_S = 2 / MAX_FRAMES_PER_S
@@ -56,8 +57,8 @@ class Publisher:
         self.bytes_out = self.publishes = self.republishes = self.subscribers = 0
         self._wiring = wiring
         self._allowed = frozenset(key.encode() for key in allowed)
-        self._pending: bytes | None = None
-        self._frame: bytes | None = None
+        self._pending: Frame | None = None
+        self._frame: Frame | None = None
         self._new_s = self._sent_s = -math.inf
         self._repeat_s = math.inf
         # The handler first: a CURVE server without one lets any key in.
@@ -107,11 +108,11 @@ class Publisher:
         self.subscribers = 0
         self._socket, self._monitor = self._open()
         if self._frame is not None:
-            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, self._frame)
+            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, bytes(self._frame))
         self._bind(self.address, within_s=_REBIND_S)
         self._listen()
 
-    def offer(self, frame: bytes) -> None:
+    def offer(self, frame: Frame) -> None:
         """Takes a new frame for the next `tick`; one that still waits gives way to it."""
         self._pending = frame
 
@@ -124,7 +125,7 @@ class Publisher:
             self._send(self._frame, now_s)
             # After it is sent, since libzmq copies it. Who joins in between is welcomed with the one before, and served
             # by the repeat that its subscription brings about.
-            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, self._frame)
+            self._socket.setsockopt(zmq.XPUB_WELCOME_MSG, bytes(self._frame))
         elif self._frame is not None and now_s >= self._repeat_s:
             self.republishes += 1
             self._send(self._frame, now_s)
@@ -179,7 +180,7 @@ class Publisher:
             return False
         return True
 
-    def _send(self, frame: bytes, now_s: float) -> None:
+    def _send(self, frame: Frame, now_s: float) -> None:
         self._on_subscription()  # the count is up to date
         self._socket.send(frame, zmq.NOBLOCK, copy=False)
         self.bytes_out += len(frame) * self.subscribers

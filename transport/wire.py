@@ -13,10 +13,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import msgpack  # type: ignore[import-untyped]  # it publishes neither inline types nor stubs
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -29,7 +28,8 @@ from transport.errors import (
     MismatchError,
     VersionError,
 )
-from transport.payload import from_payload, gather, to_blocks, to_payload
+from transport.header import MAX_INTEGER, pack_header, unpack_header
+from transport.payload import check_values, from_payload, gather, to_blocks, to_payload
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -41,19 +41,10 @@ MAJOR, MINOR = 1, 0
 TWO_BLOCKS = 1  # bit 0 of the flags; the others are 0
 MAX_HEADER_BYTES = 4096
 ALIGNMENT_BYTES = 64
-MAX_INTEGER = 2**63 - 1
 
 _PREAMBLE = struct.Struct("<4sBBHIQ")
+_DIGEST_BYTES = 16
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Without these a header of 16 kB can cost 68 MB.
-_HEADER_LIMITS = {
-    "strict_map_key": True,
-    "max_map_len": 32,
-    "max_array_len": 64,
-    "max_str_len": 256,
-    "max_bin_len": 64,
-    "max_ext_len": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -153,11 +144,40 @@ class Expected:
         return _payload_start(MAX_HEADER_BYTES) + self.payload_bytes
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A snapshot on its way into a frame: its numbers copied to where they will be sent from, nothing checked yet.
+
+    Attributes:
+        snapshot: Its fields, without the blocks.
+        schema: Its architecture.
+        dtype: Number format of the payload.
+        blocks: How many there are.
+        start: Where the payload begins.
+        buffer: The frame to be.
+        values: Its numbers: a view of the buffer where the format is float32.
+    """
+
+    snapshot: Snapshot
+    schema: Schema
+    dtype: Dtype
+    blocks: int
+    start: int
+    buffer: NDArray[np.uint8]
+    values: NDArray[np.float32]
+
+
 def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> bytes:
     """The frame of a snapshot, as one private bytes object that nothing else can change.
 
-    Numbers are rounded to the nearest of the payload's format, ties to even. Those beyond its range become its
-    largest; in positive tensors those that would become 0 become its smallest above 0.
+    Raises:
+        LocalError: As `draft` and `seal`.
+    """
+    return bytes(seal(draft(snapshot, schema, dtype)))
+
+
+def draft(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> Draft:
+    """The first half of `encode`, the one that must be done before a number of the snapshot changes: copying.
 
     Args:
         snapshot: One block, or two in lockstep; float32 arrays of the schema's names and shapes.
@@ -165,19 +185,42 @@ def encode(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> byte
         dtype: Number format of the payload.
 
     Raises:
-        LocalError: The snapshot does not fit the schema, holds a number that is not finite or a variance that is
-            not positive, or a field is outside its range.
+        LocalError: The snapshot does not fit the schema, or a field is outside its range.
     """
-    _check_format(len(snapshot.blocks), dtype)
+    blocks = len(snapshot.blocks)
+    _check_format(blocks, dtype)
     if snapshot.arch_id != schema.arch_id:
         raise LocalError(f"snapshot of {snapshot.arch_id} does not fit the schema {schema.arch_id}")
-    values = gather(snapshot.blocks, schema)
-    payload = to_payload(values, schema, len(snapshot.blocks), dtype)
-    header = _pack_header(snapshot, dtype, xxhash.xxh3_128_digest(payload.data))
-    flags = TWO_BLOCKS if len(snapshot.blocks) > 1 else 0
+    start = _payload_start(len(pack_header(snapshot, dtype, bytes(_DIGEST_BYTES))))
+    count = blocks * schema.values
+    buffer = np.empty(start + count * _ITEM_BYTES[dtype], np.uint8)
+    values = buffer[start:].view("<f4") if dtype == "float32" else np.empty(count, np.float32)
+    gather(snapshot.blocks, schema, values)
+    return Draft(replace(snapshot, blocks=()), schema, dtype, blocks, start, buffer, values)
+
+
+def seal(draft: Draft) -> memoryview:
+    """The second half of `encode`: the numbers are checked and rounded, and the header is written with their digest.
+
+    Numbers are rounded to the nearest of the payload's format, ties to even. Those beyond its range become its
+    largest; in positive tensors those that would become 0 become its smallest above 0.
+
+    Returns:
+        The frame, read-only; it lies in the draft's buffer.
+
+    Raises:
+        LocalError: A number is not finite, or a variance is not positive.
+    """
+    check_values(draft.values, draft.schema, draft.blocks)
+    payload = draft.buffer[draft.start :]
+    if draft.dtype != "float32":
+        payload[...] = to_payload(draft.values, draft.schema, draft.blocks, draft.dtype).view(np.uint8)
+    header = pack_header(draft.snapshot, draft.dtype, xxhash.xxh3_128_digest(payload.data))
+    flags = TWO_BLOCKS if draft.blocks > 1 else 0
     preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload.nbytes)
-    padding = bytes(_payload_start(len(header)) - len(preamble) - len(header))
-    return b"".join([preamble, header, padding, payload.data])
+    head = (preamble + header).ljust(draft.start, b"\0")
+    draft.buffer[: draft.start] = np.frombuffer(head, np.uint8)
+    return draft.buffer.data.toreadonly()
 
 
 @dataclass(frozen=True)
@@ -218,7 +261,7 @@ def verify(frame: Frame, expected: Expected) -> Verified:
     peer = expected.node_id
     header_bytes = _check_sizes(frame, expected)
     head = bytes(frame[: _payload_start(header_bytes)])
-    header = _unpack_header(head[_PREAMBLE.size : _PREAMBLE.size + header_bytes], peer)
+    header = unpack_header(head[_PREAMBLE.size : _PREAMBLE.size + header_bytes], peer)
     if any(head[_PREAMBLE.size + header_bytes :]):
         raise MalformedFrameError(peer, "the padding is not zero")
     _check_fields(header, expected)
@@ -259,30 +302,6 @@ def _payload_start(header_bytes: int) -> int:
     return -(-(_PREAMBLE.size + header_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def _pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
-    for field in ("node_id", "boot", "seq", "cycle"):
-        value = getattr(snapshot, field)
-        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
-            raise LocalError(f"snapshot's {field} is {value!r}, not a whole number from 0 to 2^63 - 1")
-    header: bytes = msgpack.packb(
-        {
-            "run_id": snapshot.run_id,
-            "node_id": snapshot.node_id,
-            "arch_id": snapshot.arch_id,
-            "boot": snapshot.boot,
-            "seq": snapshot.seq,
-            "cycle": snapshot.cycle,
-            "done": snapshot.done,
-            "dtype": dtype,
-            "digest": digest,
-        }
-    )
-    for field in ("run_id", "arch_id"):
-        if len(getattr(snapshot, field).encode()) > _HEADER_LIMITS["max_str_len"]:
-            raise LocalError(f"snapshot's {field} is longer than {_HEADER_LIMITS['max_str_len']} bytes")
-    return header
-
-
 def _check_sizes(frame: Frame, expected: Expected) -> int:
     """The header's length, once every length in the frame is right."""
     peer = expected.node_id
@@ -305,28 +324,6 @@ def _check_sizes(frame: Frame, expected: Expected) -> int:
     if len(frame) != whole:
         raise FrameSizeError(peer, "frame", len(frame), "exactly", whole)
     return int(header_bytes)
-
-
-def _unpack_header(header: bytes, peer: int) -> dict[Any, Any]:
-    try:
-        fields = msgpack.unpackb(header, object_pairs_hook=_unique_keys, **_HEADER_LIMITS)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise MalformedFrameError(
-            peer, f"unreadable header ({type(error).__name__}: {error!s:.80})"
-        ) from None
-    if not isinstance(fields, dict):
-        raise MalformedFrameError(peer, f"the header is a {type(fields).__name__}, not a map")
-    return fields
-
-
-def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    # Where readers disagree about which of two equal keys counts, a refusal is the only safe reading.
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key appears twice")
-    if any(type(key) is not str for key in fields):  # strict_map_key lets byte strings pass
-        raise ValueError("a key is no text")
-    return fields
 
 
 def _check_fields(header: Mapping[str, Any], expected: Expected) -> None:
