@@ -48,6 +48,7 @@ def main() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         plot.draw(results)
+        plot.draw_scale(results)
 
 
 def line(found: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.cluster_runs import launched
 from benchmarks.images import write_images
-from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.measure import Figure, figure, milliseconds, timed
 from benchmarks.provenance import ROOT
 from node.config import Settings, resolve
 from node.hardware import prepare_processor
@@ -28,6 +28,7 @@ from topology.graph import ring
 
 _GRAPH = ROOT / "examples" / "paper-ring.toml"
 _TARGET = 1.05
+_PATIENCE_S = 300.0
 _CYCLES = {False: 40, True: 200}
 # One step of D in every cycle: how many it takes else depends on the losses, and both sides shall do the same.
 _ONE_STEP = {"discriminator": {"max_steps": 1}}
@@ -57,22 +58,23 @@ def measure(*, full: bool) -> Iterator[Figure]:
             finally:
                 os.sched_setaffinity(0, before)
 
-        pairs = alternate(with_sockets, without, rounds)
-        bare = alternate(partial(_bare, shards, cycles, core), without, rounds)
+        # The first of them makes the shards, and does not count.
+        found = [(with_sockets(), without(), _bare(shards, cycles, core)) for _ in range(rounds + 1)][1:]
+    nodes, one, bare = zip(*found, strict=True)
     yield figure(
         "five nodes on a ring, info-gain: seconds of a cycle over those of the same updates in one process without sockets",
-        ratios(pairs),
+        [a / b for a, b in zip(nodes, one, strict=True)],
         target=_TARGET,
-        beside=f"a cycle: {milliseconds('five processes', [a for a, _ in pairs])}, {milliseconds('one process', [b for _, b in pairs])}",
+        beside=f"a cycle: {milliseconds('five nodes', nodes)}, {milliseconds('one process', one)}",
     )
     yield figure(
         "the same updates in five processes that exchange nothing, over those in one process",
-        ratios(bare),
-        beside=f"a cycle: {milliseconds('five bare processes', [a for a, _ in bare])}",
+        [a / b for a, b in zip(bare, one, strict=True)],
+        beside=f"a cycle: {milliseconds('five bare processes', bare)}",
     )
     yield figure(
         "five nodes over five such processes: what sockets, encryption, files and the launcher cost",
-        [nodes / processes for (nodes, _), (processes, _) in zip(pairs, bare, strict=True)],
+        [a / b for a, b in zip(nodes, bare, strict=True)],
     )
 
 
@@ -122,10 +124,10 @@ def _bare(run: Path, cycles: int, core: set[int]) -> float:
     ]
     for process in processes:
         process.start()
-    seconds: list[float] = [times.get() for _ in processes]
+    seconds: list[float] = [times.get(timeout=_PATIENCE_S) for _ in processes]
     for process in processes:
         process.join()
-    return 1 / sum(cycles / each for each in seconds)
+    return max(seconds) / (cycles * len(processes))
 
 
 def _train_bare(run: Path, node: int, cycles: int, core: set[int], ready: Any, times: Any) -> None:
@@ -135,7 +137,7 @@ def _train_bare(run: Path, node: int, cycles: int, core: set[int], ready: Any, t
     trainer = Trainer(settings, "paper", node, load_shard(run / "shards" / f"node-{node}.npz"))
     neighbors = _modules(settings, trainer, ring(5).neighbors(node))
     trainer.cycle(partial(_all, neighbors))
-    ready.wait()
+    ready.wait(_PATIENCE_S)
     times.put(timed(lambda: [trainer.cycle(partial(_all, neighbors)) for _ in range(cycles)]))
 
 

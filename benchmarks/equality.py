@@ -210,11 +210,12 @@ def _inside(found: dict[str, float], limit: float) -> bool:
 
 def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Finished trainings of the same settings; those of others are not to be overwritten."""
-    found = json.loads(output.read_bytes()) if output.exists() else {"settings": settings, "trainings": []}
+    if not output.exists():
+        return []
+    found = json.loads(output.read_bytes())
     if found["settings"] != settings:
         sys.exit(f"{output} holds trainings with {found['settings']}, not {settings}; name another --output")
-    trainings: list[dict[str, Any]] = found["trainings"]
-    return trainings
+    return list(found["trainings"])
 
 
 def _write(options: argparse.Namespace, settings: dict[str, Any], done: list[Training]) -> None:

@@ -26,6 +26,7 @@ from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, 
 from benchmarks.provenance import ROOT
 from benchmarks.training import build_trainer, settings_in
 from node.config import Architecture
+from node.hardware import prepare_processor
 from node.models import Discriminator
 from node.snapshots import load_arrays, schema, to_arrays
 from node.trainer import place
@@ -332,6 +333,7 @@ def _p2pfl(rounds: int) -> dict[str, list[float]]:
 
 def _on_the_training_thread(rounds: int) -> Iterator[Figure]:
     """What a publish takes from training: copy and hand over. Between two of them the caches are used by training."""
+    prepare_processor(1)  # as a node does
     settings = settings_in("auto")
     trainer = build_trainer(settings)
     weights = trainer.discriminator.state_dict()

@@ -33,7 +33,7 @@ from topology.graph import ring
 _TARGET = 4.0
 _ROUNDS = 11
 _EPOCHS = 80
-MB = 1e6
+_MB = 1e6
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def measure(device: torch.device) -> Iterator[Figure]:
         at_least=True,
         beside=f"a cycle: {milliseconds('eager', [a for a, _ in pairs])}, {milliseconds('graphs', [b for _, b in pairs])}",
     )
-    yield figure("GPU memory that both of them hold", [torch.cuda.max_memory_reserved() / MB], unit="MB")
+    yield figure("GPU memory that both of them hold", [torch.cuda.max_memory_reserved() / _MB], unit="MB")
     with tempfile.TemporaryDirectory() as name:
         data = write_images(Path(name) / "data")
         seconds = timed(partial(five_nodes, data, Path(name) / "run"))

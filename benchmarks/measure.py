@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +28,7 @@ class Figure:
         unit: Of value and target.
         beside: Absolute figures, for people.
         rounds: How many rounds there were.
+        numbers: What a plot of several figures is made of.
     """
 
     what: str
@@ -39,6 +40,7 @@ class Figure:
     unit: str = ""
     beside: str = ""
     rounds: int = 1
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:

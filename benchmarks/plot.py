@@ -1,4 +1,4 @@
-"""Draws how far each figure of results/bench.json is from its target: docs/images/performance.svg."""
+"""Draws what is in results/bench.json: how far each figure is from its target, and what becomes of many nodes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Picture
 from benchmarks.provenance import ROOT
 
 PATH = ROOT / "docs" / "images" / "performance.svg"
+SCALE_PATH = PATH.with_name("scale.svg")
 _MET, _MISSED = "#2a7f62", "#b5483a"
 _LONGEST_LABEL = 88
 
@@ -38,8 +39,41 @@ def draw(results: dict[str, Any], path: Path = PATH) -> None:
         axes.set_xscale("log")
         axes.set_yticks(range(len(rows)), [_short(what) for what, *_ in rows])
         axes.set_xlabel("times better than the target (median, and range of the rounds)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(path, metadata={"Date": None})
+        _save(picture, path)
+
+
+def draw_scale(results: dict[str, Any], path: Path = SCALE_PATH) -> None:
+    """Cycles a second of all nodes together, seconds to the first cycle and memory of a node, by nodes and degree.
+
+    Args:
+        results: What is in results/bench.json; without the section on scale nothing is drawn.
+        path: Where the SVG goes.
+    """
+    section = results.get("scale", {"figures": []})
+    seen = [found["numbers"] for found in section["figures"] if found["numbers"]]
+    if not seen:
+        return
+    with mpl.rc_context({"svg.hashsalt": "dgan", "font.size": 8}):
+        picture = Picture(figsize=(9, 2.6), layout="constrained")
+        rate, start, memory = picture.subplots(1, 3)
+        for degree in sorted({each["degree"] for each in seen}):
+            part = sorted((each for each in seen if each["degree"] == degree), key=lambda each: each["nodes"])
+            nodes, label = [each["nodes"] for each in part], f"{degree:.0f} neighbours"
+            rate.plot(nodes, [each["rate"] for each in part], "o-", label=label)
+            start.plot(nodes, [each["first_cycle_s"] for each in part], "o-")
+            memory.plot(nodes, [each["proportional_mb"] for each in part], "o-")
+        for axes, what in ((rate, "cycles/s, all together"), (start, "s to every first cycle"),
+                           (memory, "MB of a node, proportional")):  # fmt: skip
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel("nodes")
+            axes.set_title(what)
+        rate.legend()
+        _save(picture, path)
+
+
+def _save(picture: Picture, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, metadata={"Date": None})
 
 
 def _margins(found: dict[str, Any]) -> tuple[float, float, float]:

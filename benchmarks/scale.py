@@ -50,6 +50,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
                 seen["rate"],
                 "/s",
                 _told(seen),
+                numbers=seen,
             )
     for command, module in _COMMANDS.items():
         words = [sys.executable, "-m", module, "--help"]
@@ -73,10 +74,16 @@ def _starts(folder: Path, data: Path, rounds: int) -> Iterator[Figure]:
     )
 
 
-def _rings(found: dict[int, dict[str, Any]]) -> Iterator[Figure]:
+def _rings(found: dict[int, dict[str, float]]) -> Iterator[Figure]:
     few, many = min(found), max(found)
     for nodes, seen in found.items():
-        yield _one(f"{nodes} nodes on a ring: cycles/s of all together", seen["rate"], "/s", _told(seen))
+        yield _one(
+            f"{nodes} nodes on a ring: cycles/s of all together",
+            seen["rate"],
+            "/s",
+            _told(seen),
+            numbers=seen,
+        )
     yield _one(f"cycles/s of {many} nodes together over those of {few}", found[many]["rate"] / found[few]["rate"], "", "",
                target=_RATE_TARGET, at_least=True)  # fmt: skip
     traffic = [seen["bytes_per_frame"] for seen in found.values()]
@@ -94,7 +101,7 @@ def _rings(found: dict[int, dict[str, Any]]) -> Iterator[Figure]:
                target=_PROPORTIONAL_MB)  # fmt: skip
 
 
-def _look(graph: Graph, name: str, folder: Path, data: Path) -> dict[str, Any]:
+def _look(graph: Graph, name: str, folder: Path, data: Path) -> dict[str, float]:
     """Starts a run, lets it train, and looks at it for a while."""
     path = _write(graph, folder / f"{name}.toml")
     with launched(path, data, folder / name, graph.ids, *_OPTIONS) as running:
@@ -106,6 +113,8 @@ def _look(graph: Graph, name: str, folder: Path, data: Path) -> dict[str, Any]:
         memory = [process.memory_full_info() for process in running.processes()]
     cycles = after["cycle"] - before["cycle"]
     return {
+        "nodes": len(graph.ids),
+        "degree": max(len(graph.neighbors(node)) for node in graph.ids),
         "rate": cycles / seconds,
         "bytes_per_frame": (after["bytes_out"] - before["bytes_out"]) / (after["frames"] - before["frames"]),
         "resident_mb": max(each.rss for each in memory) / MB,
@@ -130,7 +139,7 @@ def _import_torch_mb() -> float:
     return int(done.stdout) / MB
 
 
-def _told(seen: dict[str, Any]) -> str:
+def _told(seen: dict[str, float]) -> str:
     return (
         f"{seen['first_cycle_s']:.1f} s to every first cycle; a node holds {seen['resident_mb']:.0f} MB resident, "
         f"{seen['proportional_mb']:.0f} MB proportional"

@@ -125,6 +125,8 @@ def equality() -> str:
     """bfloat16 against float32 in what a training ends with."""
     done = load("equality.json")
     found, settings = done["found"], done["settings"]
+    if not found:
+        return "Not measured yet."
     lines = ["| | float32 | bfloat16 | difference, 95% interval | limit | |", "|---|---|---|---|---|---|"]
     for name, key, unit in (("probe", "probe_points", "points"), ("kid", "kid_percent", "%")):
         gap, means = found[key], [found["means"][precision][name] for precision in ("float32", "bfloat16")]

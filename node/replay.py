@@ -45,15 +45,15 @@ class Runner:
         self._recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, function: Callable[..., Tensor], *arguments: Any, **options: Hashable) -> Tensor:
-        """`function(*arguments, **options)`: a recording for each function and each choice of what is no tensor.
+        """`function(*arguments, **options)`: a recording for each function, choice of what is no tensor, and shape of what is.
 
-        Tensors must keep their shapes. A recording's result has no history for gradients, and is overwritten by the next
+        A recording's result has no history for gradients, and is overwritten by the next
         call of the same function.
         """
         if self._record is None:
             return function(*arguments, **options)
         tensors = tuple(each for each in arguments if isinstance(each, Tensor))
-        fixed = (each for each in arguments if not isinstance(each, Tensor))
+        fixed = (each.shape if isinstance(each, Tensor) else each for each in arguments)
         key = (function, *fixed, *options.items())
         if key not in self._recordings:
             work = partial(function, **options)

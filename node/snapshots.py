@@ -69,7 +69,7 @@ def load_arrays(discriminator: Discriminator, arrays: Mapping[str, NDArray[np.fl
 
 
 # To and from a GPU all weights go as one piece, through page-locked memory and on a stream of their own: a tensor at a time
-# would be a launch and a wait for each. On the CPU both do the same by plain copies.
+# would be a transfer and a wait for each. On the CPU both do the same by plain copies.
 
 
 def fetch(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
@@ -89,8 +89,11 @@ def send(state: Mapping[str, Tensor], arrays: Mapping[str, NDArray[np.float32]])
     device, sizes = next(iter(state.values())).device, [tensor.numel() for tensor in state.values()]
     here = _page_locked(sum(sizes), device)
     np.concatenate([arrays[name].reshape(-1) for name in state], out=here.numpy())
+    joined = torch.empty(
+        sum(sizes), device=device
+    )  # of training's stream, which keeps its memory for the next one
     with _beside_training(device):
-        joined = here.to(device, non_blocking=True)
+        joined.copy_(here, non_blocking=True)
     for tensor, part in zip(state.values(), torch.split(joined, sizes), strict=True):
         tensor.copy_(part.view(tensor.shape))
 

@@ -176,6 +176,8 @@ class Trainer:
             x_mCHW = self.batches.sample()  # 4
             loss = self._update_discriminator(x_mCHW, z_mZ)  # 5
             steps += 1
+            if not math.isfinite(loss):
+                break  # told below: an infinite loss is no reason to go on
         z_mZ = self.sample_noise()  # 7
         g_loss = self._update_generator(z_mZ, self.discriminator)  # 8
         exchange = None

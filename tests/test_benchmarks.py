@@ -9,7 +9,7 @@ import pytest
 from benchmarks.__main__ import line
 from benchmarks.equality import Training, compare
 from benchmarks.measure import Figure, alternate, figure, ratios
-from benchmarks.plot import draw
+from benchmarks.plot import draw, draw_scale
 from benchmarks.textbook import Inputs, in_order
 from benchmarks.training import build_textbook, build_trainer, count_operations, settings_in
 from node.losses import noisy_labels
@@ -80,6 +80,22 @@ def test_the_picture_is_the_same_for_the_same_results(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         draw(results, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_what_becomes_of_many_nodes_is_drawn_by_their_neighbours(tmp_path: Path) -> None:
+    """A line for each degree; figures without numbers have no place in it, and without any nothing is drawn."""
+    numbers = [
+        {"nodes": n, "degree": d, "rate": 30, "first_cycle_s": n, "proportional_mb": 70}
+        for n, d in ((5, 2), (20, 4))
+    ]
+    figures = [figure("speed", [1.0]), *(figure(f"{n}", [1.0], numbers=n) for n in numbers)]
+    draw_scale({"scale": {"figures": [each.as_json() for each in figures]}}, tmp_path / "scale.svg")
+    text = (tmp_path / "scale.svg").read_text(encoding="utf-8")
+    assert "2 neighbours" in text
+    assert "4 neighbours" in text
+    draw_scale({"scale": {"figures": [figure("speed", [1.0]).as_json()]}}, tmp_path / "none.svg")
+    draw_scale({}, tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_two_formats_are_equal_only_where_the_whole_interval_lies_within_the_limits() -> None:

@@ -306,6 +306,14 @@ def test_a_loss_that_is_not_finite_ends_training() -> None:
         deque((node.cycle(nobody) for _ in range(4)), maxlen=0)
 
 
+def test_an_infinite_loss_of_d_is_not_covered_by_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inner loop goes on while the loss is large, and infinity is."""
+    node, losses = build(policy="alone", discriminator={"max_steps": 3}), iter([float("inf"), 0.1])
+    monkeypatch.setattr(node, "_update_discriminator", lambda *_: next(losses))
+    with pytest.raises(TrainingError, match="loss of D inf"):
+        node.cycle(nobody)
+
+
 def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
     """Training would be over at the next cycle; a checkpoint of it would be worth less than the one before."""
     node = build(policy="alone")
@@ -315,10 +323,11 @@ def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
         node.state()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("policy", ["alone", "uniform", "info-gain"])
-def test_a_recorded_node_learns_what_one_that_calls_everything_learns(policy: str) -> None:
+def test_a_recorded_node_learns_what_one_that_calls_everything_learns(policy: str, precision: str) -> None:
     """Bit for bit, as a GPU replays: neighbours' snapshots arrive in mid-run, another neighbour appears, a state is loaded."""
-    tables = always(policy) | {"discriminator": {"max_steps": 2}}
+    tables = always(policy) | {"discriminator": {"max_steps": 2}, "training": {"precision": precision}}
     plain, recorded = build(**tables), build(recorder=record, **tables)
     others = {j: build(node_id=j).discriminator.requires_grad_(requires_grad=False) for j in (2, 3, 4)}
     saved: dict[str, torch.Tensor] = {}
@@ -340,3 +349,34 @@ def test_a_recording_that_looks_at_a_number_is_noticed() -> None:
     """The recorder of these tests is as strict as a GPU's graph."""
     with pytest.raises(AssertionError, match="looks at a number"):
         record(lambda: torch.ones(2) * torch.ones(2).sum().item())
+
+
+def test_a_recorded_node_leaves_a_neighbour_alone_that_answers_with_nan() -> None:
+    """As one that calls everything does: no step against it, and G as it was."""
+    broken = build(node_id=2).discriminator.requires_grad_(requires_grad=False)
+    for tensor in broken.state_dict().values():
+        tensor.fill_(float("nan"))
+    node, reference = build(recorder=record, **always("uniform")), build(policy="alone")
+    for _ in range(2):
+        found = node.cycle(lambda: {2: broken}).exchange
+        assert found is not None
+        assert found.chosen is None
+        reference.cycle(nobody)
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(node.generator.parameters(), reference.generator.parameters(), strict=True)
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+def test_a_gpu_replays_what_it_would_otherwise_be_told() -> None:
+    """The same node with graphs and without, on a GPU."""
+    device = {"training": {"device": "cuda"}}
+    told, replayed = (
+        build(**always("info-gain"), training={"device": "cuda", "cuda_graphs": graphs})
+        for graphs in (False, True)
+    )
+    others = {j: build(node_id=j, **device).discriminator.requires_grad_(requires_grad=False) for j in (2, 3)}
+    for _ in range(4):
+        one, two = told.cycle(lambda: others), replayed.cycle(lambda: others)
+        assert (one.d_loss, one.g_loss) == pytest.approx((two.d_loss, two.g_loss), rel=1e-3)

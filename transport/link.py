@@ -2,12 +2,13 @@
 
 Theory of operation. `publish` leaves a frame on a shelf that holds one, wakes the I/O thread and returns; a frame that
 is still there is replaced, since only the newest matters. `latest` reads the newest delivery of a neighbour from
-another shelf, and may wait for one that is newer. Everything else happens on the I/O thread: who may connect, sending,
-receiving, decoding, mending of connections. Its loop waits until a socket can be read or something falls due by the
+another shelf, and may wait for one that is newer. Everything else happens on the I/O thread: checking and hashing what is
+sent, who may connect, sending, receiving, decoding, mending of connections. Its loop waits until a socket can be read or something falls due by the
 clock; names are looked up beside it, since that may block (`transport/lookup.py`). Training waits for the network
 nowhere, save where the caller of `latest` asks for it.
 
-An unexpected error on the I/O thread ends the thread; the next call at either door raises it as LocalError.
+An unexpected error on the I/O thread, and a draft that may not be sent, end the thread; the next call at either door raises
+it as LocalError.
 """
 
 from __future__ import annotations

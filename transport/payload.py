@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transport.wire import Block, Dtype, Expected, Frame, Schema
 
 # The largest finite number, and the smallest above zero, that a format holds.
-_LARGEST = {"float32": math.inf, "bfloat16": (2 - 2**-7) * 2.0**127, "float16": 65504.0}
-_SMALLEST = {"float32": 0.0, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+_LARGEST = {"bfloat16": (2 - 2**-7) * 2.0**127, "float16": 65504.0}
+_SMALLEST = {"bfloat16": 2.0**-133, "float16": 2.0**-24}
 _PIECE = 2**16  # numbers looked at together: what the checks need beside the tensors stays small
 
 
@@ -31,7 +31,11 @@ def _layout(schema: Schema, blocks: int) -> Iterator[tuple[int, str, tuple[int, 
 
 
 def gather(blocks: tuple[Block, ...], schema: Schema, values: NDArray[np.float32]) -> None:
-    """Copies every number of a snapshot into `values`, in the order of the payload."""
+    """Copies every number of a snapshot into `values`, in the order of the payload.
+
+    Raises:
+        LocalError: The snapshot does not fit the schema.
+    """
     for block in blocks:
         if odd := sorted(block.keys() ^ {name for name, _ in schema.tensors}):
             raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
@@ -57,7 +61,7 @@ def check_values(values: NDArray[np.float32], schema: Schema, blocks: int) -> No
 
 
 def to_payload(values: NDArray[np.float32], schema: Schema, blocks: int, dtype: Dtype) -> NDArray[Any]:
-    """The numbers in one of the shorter formats; `values` may be changed."""
+    """The numbers in one of the shorter formats, bfloat16 or float16; `values` may be changed."""
     np.clip(values, np.float32(-_LARGEST[dtype]), np.float32(_LARGEST[dtype]), out=values)
     for _, name, _, place in _layout(schema, blocks):
         if name in schema.positive:

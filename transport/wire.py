@@ -199,7 +199,7 @@ def draft(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> Draft
     return Draft(replace(snapshot, blocks=()), schema, dtype, blocks, start, buffer, values)
 
 
-def seal(draft: Draft) -> memoryview:
+def seal(waiting: Draft) -> memoryview:
     """The second half of `encode`: the numbers are checked and rounded, and the header is written with their digest.
 
     Numbers are rounded to the nearest of the payload's format, ties to even. Those beyond its range become its
@@ -211,16 +211,18 @@ def seal(draft: Draft) -> memoryview:
     Raises:
         LocalError: A number is not finite, or a variance is not positive.
     """
-    check_values(draft.values, draft.schema, draft.blocks)
-    payload = draft.buffer[draft.start :]
-    if draft.dtype != "float32":
-        payload[...] = to_payload(draft.values, draft.schema, draft.blocks, draft.dtype).view(np.uint8)
-    header = pack_header(draft.snapshot, draft.dtype, xxhash.xxh3_128_digest(payload.data))
-    flags = TWO_BLOCKS if draft.blocks > 1 else 0
+    check_values(waiting.values, waiting.schema, waiting.blocks)
+    payload = waiting.buffer[waiting.start :]
+    if waiting.dtype != "float32":
+        payload[...] = to_payload(waiting.values, waiting.schema, waiting.blocks, waiting.dtype).view(
+            np.uint8
+        )
+    header = pack_header(waiting.snapshot, waiting.dtype, xxhash.xxh3_128_digest(payload.data))
+    flags = TWO_BLOCKS if waiting.blocks > 1 else 0
     preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload.nbytes)
-    head = (preamble + header).ljust(draft.start, b"\0")
-    draft.buffer[: draft.start] = np.frombuffer(head, np.uint8)
-    return draft.buffer.data.toreadonly()
+    head = (preamble + header).ljust(waiting.start, b"\0")
+    waiting.buffer[: waiting.start] = np.frombuffer(head, np.uint8)
+    return waiting.buffer.data.toreadonly()
 
 
 @dataclass(frozen=True)
