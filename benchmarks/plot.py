@@ -50,7 +50,7 @@ def draw_scale(results: dict[str, Any], path: Path = SCALE_PATH) -> None:
         path: Where the SVG goes.
     """
     section = results.get("scale", {"figures": []})
-    seen = [found["numbers"] for found in section["figures"] if found["numbers"]]
+    seen = [found["numbers"] for found in section["figures"] if found.get("numbers")]
     if not seen:
         return
     with mpl.rc_context({"svg.hashsalt": "dgan", "font.size": 8}):
