@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.__main__ import line
 from benchmarks.equality import Training, compare
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw, draw_scale
+from benchmarks.rounding import Rounded
 from benchmarks.textbook import Inputs, in_order
 from benchmarks.training import build_textbook, build_trainer, count_operations, settings_in
 from node.losses import noisy_labels
@@ -48,6 +50,31 @@ def test_operations_are_those_of_the_layers() -> None:
     """D's second layer alone takes, forwards, 100 x 5 x 5 outputs of 64 channels, each of 64 x 16 products."""
     one_layer = 2 * 100 * 25 * 64 * 64 * 16
     assert count_operations(build_trainer(settings_in("float32"))) > 8 * one_layer
+
+
+def test_rounded_products_are_those_of_bfloat16() -> None:
+    """A convolution and its gradients, and a matrix product: as torch computes them in bfloat16, up to the order of sums."""
+    torch.manual_seed(0)
+    image, weight = torch.randn(8, 16, 10, 10).bfloat16(), torch.randn(4, 16, 4, 4).bfloat16()
+    square = torch.randn(50, 50).bfloat16()
+
+    def work() -> list[torch.Tensor]:
+        x, w = image.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = torch.nn.functional.conv2d(x, w, stride=2, padding=1)
+        out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]  # torch leaves it out
+        assert x.grad is not None
+        assert w.grad is not None
+        return [out.detach(), x.grad, w.grad, square @ square]
+
+    theirs = work()
+    with Rounded():
+        mine = work()
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert float((one.float() - other.float()).abs().max()) <= 2**-7 * float(other.float().abs().max())
+    exact = torch.nn.functional.conv2d(image.float(), weight.float(), stride=2, padding=1)
+    assert torch.equal(mine[0], exact.bfloat16())
+    assert not torch.equal(mine[0].float(), exact)
 
 
 def test_rounds_alternate_and_the_first_does_not_count() -> None:
