@@ -20,6 +20,9 @@ from transport.wire import Expected, Schema, Snapshot, encode
 
 SCHEMA = Schema("tiny", (("weight", (5000,)),))
 DEADLINE_S = 15.0
+QUIET_S = 60.0
+"""`republish_s` of tests that count frames. It leaves nothing to heal a conflating socket of libzmq's that has, rarely, let
+a frame go by unnoticed, as the next frame does; other tests repeat as a node does."""
 KEYS = {node: make_keys() for node in range(1, 5)}
 
 
@@ -65,7 +68,6 @@ class Net:
             "tcp://127.0.0.1:0",
             KEYS[node],
             neighbors,
-            60.0,
             on_event=lambda name, fields: events.append((name, fields)),
         )
         return replace(plain, **changes)

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from nets import DEADLINE_S, KEYS, Net, RawPublisher, frame, free_address, neighbor, open_net, order, until
+from nets import (
+    DEADLINE_S,
+    KEYS,
+    QUIET_S,
+    Net,
+    RawPublisher,
+    frame,
+    free_address,
+    neighbor,
+    open_net,
+    order,
+    until,
+)
 from transport.errors import LocalError
 from transport.keys import make_keys
 from transport.link import Link
@@ -66,7 +78,7 @@ def test_a_neighbour_taken_away_gets_no_further_frame_on_its_open_connection(net
 def test_who_joins_after_a_change_is_welcomed_with_the_newest_frame(net: Net) -> None:
     """At the same address as before, though nothing is sent."""
     passed_s = 0.0
-    one, addresses, others = star(net, clock=lambda: time.monotonic() + passed_s)
+    one, addresses, others = star(net, clock=lambda: time.monotonic() + passed_s, republish_s=QUIET_S)
     one.change((neighbor(2, addresses[2]),))
     until(lambda: one.statistics().subscribers == 1)  # node 2 has come back by itself
     others[2].__exit__(None, None, None)

@@ -17,6 +17,7 @@ import zmq
 from nets import (
     DEADLINE_S,
     KEYS,
+    QUIET_S,
     SCHEMA,
     HoldUp,
     Net,
@@ -249,6 +250,7 @@ def test_bytes_out_are_frame_times_subscribers(net: Net) -> None:
     one = net.link(
         1,
         *(neighbor(node, free_address()) for node in (2, 3, 4)),
+        republish_s=QUIET_S,
         clock=lambda: time.monotonic() + passed_s,
     )
     two, three = (net.link(node, neighbor(1, one.address)) for node in (2, 3))
@@ -266,7 +268,7 @@ def test_bytes_out_are_frame_times_subscribers(net: Net) -> None:
 
 def test_who_joins_during_a_publish_does_not_wait_for_the_next(net: Net) -> None:
     """A subscription may be on its way while a frame is sent; the frame is repeated soon, and once."""
-    one = net.link(1, neighbor(2, free_address()))
+    one = net.link(1, neighbor(2, free_address()), republish_s=QUIET_S)
     sent = frame(1, 0)
     one.publish(sent)
     until(lambda: one.statistics().publishes)
