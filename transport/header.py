@@ -23,8 +23,8 @@ _LIMITS = {
 }
 
 
-def pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
-    """The header of a snapshot's frame.
+def check_fields(snapshot: Snapshot) -> None:
+    """Refuses a snapshot whose header no receiver would take.
 
     Raises:
         LocalError: A field is outside its range.
@@ -33,6 +33,13 @@ def pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
         value = getattr(snapshot, field)
         if type(value) is not int or not 0 <= value <= MAX_INTEGER:
             raise LocalError(f"snapshot's {field} is {value!r}, not a whole number from 0 to 2^63 - 1")
+    for field in ("run_id", "arch_id"):
+        if len(getattr(snapshot, field).encode()) > _LIMITS["max_str_len"]:
+            raise LocalError(f"snapshot's {field} is longer than {_LIMITS['max_str_len']} bytes")
+
+
+def pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
+    """The header of a snapshot's frame; its fields are within their ranges."""
     header: bytes = msgpack.packb(
         {
             "run_id": snapshot.run_id,
@@ -46,9 +53,6 @@ def pack_header(snapshot: Snapshot, dtype: Dtype, digest: bytes) -> bytes:
             "digest": digest,
         }
     )
-    for field in ("run_id", "arch_id"):
-        if len(getattr(snapshot, field).encode()) > _LIMITS["max_str_len"]:
-            raise LocalError(f"snapshot's {field} is longer than {_LIMITS['max_str_len']} bytes")
     return header
 
 

@@ -20,30 +20,23 @@ _SMALLEST = {"bfloat16": 2.0**-133, "float16": 2.0**-24}
 _PIECE = 2**16  # numbers looked at together: what the checks need beside the tensors stays small
 
 
-def _layout(schema: Schema, blocks: int) -> Iterator[tuple[int, str, tuple[int, ...], slice]]:
-    """(block, name, shape, place among the numbers) of each tensor, in the order of the payload."""
-    start = 0
-    for block in range(blocks):
-        for name, shape in schema.tensors:
-            end = start + math.prod(shape)
-            yield block, name, shape, slice(start, end)
-            start = end
-
-
 def gather(blocks: tuple[Block, ...], schema: Schema, values: NDArray[np.float32]) -> None:
     """Copies every number of a snapshot into `values`, in the order of the payload.
 
     Raises:
         LocalError: The snapshot does not fit the schema.
     """
-    for block in blocks:
-        if odd := sorted(block.keys() ^ {name for name, _ in schema.tensors}):
+    for numbers, block in zip(np.split(values, len(blocks)), blocks, strict=True):
+        if block.keys() != schema.names:
+            odd = sorted(block.keys() ^ schema.names)
             raise LocalError(f"snapshot and schema {schema.arch_id} differ in the tensors {odd}")
-    for index, name, shape, place in _layout(schema, len(blocks)):
-        array = blocks[index][name]
-        if array.dtype != np.float32 or array.shape != shape:
-            raise LocalError(f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}")
-        values[place].reshape(shape)[...] = array
+        for name, shape, place in schema.layout:
+            array = block[name]
+            if array.dtype != np.float32 or array.shape != shape:
+                raise LocalError(
+                    f"tensor {name} is {array.dtype} {array.shape}; the schema says float32 {shape}"
+                )
+            numbers[place].reshape(shape)[...] = array
 
 
 def check_values(values: NDArray[np.float32], schema: Schema, blocks: int) -> None:
@@ -53,19 +46,19 @@ def check_values(values: NDArray[np.float32], schema: Schema, blocks: int) -> No
         LocalError: A number is not finite, or one that must be positive is not.
     """
     all_finite = _are_finite(values)
-    for _, name, _, place in _layout(schema, blocks):
-        if not (all_finite or _are_finite(values[place])):
+    for name, part in _parts(values, schema, blocks):
+        if not (all_finite or _are_finite(part)):
             raise LocalError(f"tensor {name} holds a number that is not finite")
-        if name in schema.positive and not (values[place] > 0).all():
+        if name in schema.positive and not (part > 0).all():
             raise LocalError(f"tensor {name} holds a number that is not above 0")
 
 
 def to_payload(values: NDArray[np.float32], schema: Schema, blocks: int, dtype: Dtype) -> NDArray[Any]:
     """The numbers in one of the shorter formats, bfloat16 or float16; `values` may be changed."""
     np.clip(values, np.float32(-_LARGEST[dtype]), np.float32(_LARGEST[dtype]), out=values)
-    for _, name, _, place in _layout(schema, blocks):
+    for name, part in _parts(values, schema, blocks):
         if name in schema.positive:
-            np.maximum(values[place], np.float32(_SMALLEST[dtype]), out=values[place])
+            np.maximum(part, np.float32(_SMALLEST[dtype]), out=part)
     if dtype == "float16":
         return values.astype("<f2")
     bits = values.view(np.uint32)
@@ -93,11 +86,22 @@ def to_blocks(values: NDArray[np.float32], expected: Expected) -> tuple[Block, .
         BadValueError: A number is not finite, or one that must be positive is not.
     """
     values.setflags(write=False)
-    blocks: list[dict[str, NDArray[np.float32]]] = [{} for _ in range(expected.blocks)]
-    for index, name, shape, place in _layout(expected.schema, expected.blocks):
-        array = blocks[index][name] = values[place].reshape(shape)
-        _check_values(name, array, expected)
+    blocks: list[dict[str, NDArray[np.float32]]] = []
+    for numbers in np.split(values, expected.blocks):
+        block = {name: numbers[place].reshape(shape) for name, shape, place in expected.schema.layout}
+        for name, array in block.items():
+            _check_values(name, array, expected)
+        blocks.append(block)
     return tuple(blocks)
+
+
+def _parts(
+    values: NDArray[np.float32], schema: Schema, blocks: int
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Name and numbers of each tensor of each block."""
+    for numbers in np.split(values, blocks):
+        for name, _, place in schema.layout:
+            yield name, numbers[place]
 
 
 def _check_values(name: str, array: NDArray[np.float32], expected: Expected) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,7 +30,7 @@ from transport.errors import (
     MismatchError,
     VersionError,
 )
-from transport.header import MAX_INTEGER, pack_header, unpack_header
+from transport.header import MAX_INTEGER, check_fields, pack_header, unpack_header
 from transport.payload import check_values, from_payload, gather, to_blocks, to_payload
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -43,7 +45,6 @@ MAX_HEADER_BYTES = 4096
 ALIGNMENT_BYTES = 64
 
 _PREAMBLE = struct.Struct("<4sBBHIQ")
-_DIGEST_BYTES = 16
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -72,6 +73,21 @@ class Schema:
             raise LocalError(f"schema {self.arch_id}: a shape has a negative side")
         if unknown := sorted(self.positive - set(names)):
             raise LocalError(f"schema {self.arch_id}: positive names {unknown}, which are no tensors of it")
+
+    @cached_property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...], slice], ...]:
+        """(name, shape, place among the numbers of a block) of each tensor, in the order of the payload."""
+        ends = tuple(accumulate(math.prod(shape) for _, shape in self.tensors))
+        starts = (0, *ends)
+        return tuple(
+            (name, shape, slice(start, end))
+            for (name, shape), start, end in zip(self.tensors, starts, ends, strict=False)
+        )
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Of its tensors."""
+        return frozenset(name for name, _ in self.tensors)
 
     @property
     def values(self) -> int:
@@ -153,8 +169,7 @@ class Draft:
         schema: Its architecture.
         dtype: Number format of the payload.
         blocks: How many there are.
-        start: Where the payload begins.
-        buffer: The frame to be.
+        buffer: Room for the longest header, then the payload.
         values: Its numbers: a view of the buffer where the format is float32.
     """
 
@@ -162,7 +177,6 @@ class Draft:
     schema: Schema
     dtype: Dtype
     blocks: int
-    start: int
     buffer: NDArray[np.uint8]
     values: NDArray[np.float32]
 
@@ -191,12 +205,12 @@ def draft(snapshot: Snapshot, schema: Schema, dtype: Dtype = "float32") -> Draft
     _check_format(blocks, dtype)
     if snapshot.arch_id != schema.arch_id:
         raise LocalError(f"snapshot of {snapshot.arch_id} does not fit the schema {schema.arch_id}")
-    start = _payload_start(len(pack_header(snapshot, dtype, bytes(_DIGEST_BYTES))))
+    check_fields(snapshot)
     count = blocks * schema.values
-    buffer = np.empty(start + count * _ITEM_BYTES[dtype], np.uint8)
-    values = buffer[start:].view("<f4") if dtype == "float32" else np.empty(count, np.float32)
+    buffer = np.empty(_HEAD_BYTES + count * _ITEM_BYTES[dtype], np.uint8)
+    values = buffer[_HEAD_BYTES:].view("<f4") if dtype == "float32" else np.empty(count, np.float32)
     gather(snapshot.blocks, schema, values)
-    return Draft(replace(snapshot, blocks=()), schema, dtype, blocks, start, buffer, values)
+    return Draft(snapshot, schema, dtype, blocks, buffer, values)
 
 
 def seal(waiting: Draft) -> memoryview:
@@ -212,7 +226,7 @@ def seal(waiting: Draft) -> memoryview:
         LocalError: A number is not finite, or a variance is not positive.
     """
     check_values(waiting.values, waiting.schema, waiting.blocks)
-    payload = waiting.buffer[waiting.start :]
+    payload = waiting.buffer[_HEAD_BYTES:]
     if waiting.dtype != "float32":
         payload[...] = to_payload(waiting.values, waiting.schema, waiting.blocks, waiting.dtype).view(
             np.uint8
@@ -220,9 +234,10 @@ def seal(waiting: Draft) -> memoryview:
     header = pack_header(waiting.snapshot, waiting.dtype, xxhash.xxh3_128_digest(payload.data))
     flags = TWO_BLOCKS if waiting.blocks > 1 else 0
     preamble = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, flags, len(header), payload.nbytes)
-    head = (preamble + header).ljust(waiting.start, b"\0")
-    waiting.buffer[: waiting.start] = np.frombuffer(head, np.uint8)
-    return waiting.buffer.data.toreadonly()
+    head = (preamble + header).ljust(_payload_start(len(header)), b"\0")
+    frame = waiting.buffer[_HEAD_BYTES - len(head) :]
+    frame[: len(head)] = np.frombuffer(head, np.uint8)
+    return frame.data.toreadonly()
 
 
 @dataclass(frozen=True)
@@ -302,6 +317,9 @@ def _check_format(blocks: int, dtype: str) -> None:
 
 def _payload_start(header_bytes: int) -> int:
     return -(-(_PREAMBLE.size + header_bytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+_HEAD_BYTES = _payload_start(MAX_HEADER_BYTES)
 
 
 def _check_sizes(frame: Frame, expected: Expected) -> int:
