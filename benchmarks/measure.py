@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from node.hardware import computes_in_bfloat16
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -93,8 +95,15 @@ def machine() -> dict[str, Any]:
     ]
     return {
         "processor": names[0] if names else platform.machine(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "kernel": platform.release(),
     }
+
+
+def _instructions() -> str:
+    """The widest that torch uses, which the processor's name need not tell."""
+    widest = torch.backends.cpu.get_cpu_capability()
+    return f"{widest}, bfloat16" if computes_in_bfloat16(torch.device("cpu")) else widest

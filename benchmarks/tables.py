@@ -103,7 +103,7 @@ def benchmark(section: str) -> str:
             for found in done["figures"]
         ),
     ]
-    where = f"{done['machine']['processor']}, {done['machine']['cores']} processors, torch {done['machine']['torch']}"
+    where = f"{processor(done['machine'])}, {done['machine']['cores']} processors, torch {done['machine']['torch']}"
     return "\n".join([*lines, "", f"`{done['command']}` in {done['seconds']:.0f} s on {where}."])
 
 
@@ -137,9 +137,15 @@ def equality() -> str:
             f"| ±{gap['limit']:g} {unit} | {verdict} |"
         )
     told = f"{found['seeds']} seeds, {settings['epochs']} epochs of {settings['images']:,} images each"
-    return "\n".join(
-        [*lines, "", f"{told}; `make bench-equality DATA=path/to/mnist` on {done['machine']['processor']}."]
-    )
+    how = {"computed": "computes in bfloat16", "rounded": "rounds as one that computes in bfloat16"}
+    where = f"on {processor(done['machine'])}, which {how[settings['bfloat16']]}"
+    return "\n".join([*lines, "", f"{told}; `make bench-equality DATA=path/to/mnist` {where}."])
+
+
+def processor(machine: dict[str, Any]) -> str:
+    """Its name, and what it computes with where that was looked at."""
+    known = machine.get("instructions")
+    return f"{machine['processor']} ({known})" if known else str(machine["processor"])
 
 
 def costs() -> str:
