@@ -16,7 +16,7 @@ JOBS ?= 2
 FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 
-.PHONY: install demo first-look lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
+.PHONY: install demo first-look table1 table1-check lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,18 @@ first-look: install
 	$(BIN)/dgan-eval quality $(LOOKS) --json > results/first-look-quality.json
 	$(BIN)/dgan-eval report $(LOOKS) -o runs/first-look/report.html
 	$(BIN)/python benchmarks/tables.py
+
+# Table 1 with its control, five seeds: hours; goes on where it was interrupted, on another machine too.
+table1: install
+	$(BIN)/dgan-launch study examples/studies/table1.toml --data $(DATA) --study-dir results/table1
+	$(BIN)/dgan-eval table results/table1
+
+# Whether one small cell that is stored can be made again bit for bit.
+table1-check: install
+	rm -rf runs/table1-check
+	$(BIN)/dgan-launch study examples/studies/check.toml --data $(DATA) --study-dir runs/table1-check
+	$(BIN)/python -m benchmarks.recheck results/table1-check runs/table1-check
+	@echo "all of Table 1: make table1 DATA=$(DATA)"
 
 lint: install
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from launcher.plan import Request
 from launcher.prepare import Draft, default_run_dir, draft_run, locked, write_run
 from launcher.processes import Outcome, supervise
 from launcher.site_commands import keys, peers, shard
+from launcher.study_commands import study
 from launcher.supervisor import RestartPolicy, Supervisor
 from node.cli import Group, example
 from node.exits import EXIT_OK
@@ -43,7 +44,7 @@ def main() -> None:
     """Turns a graph file into running nodes."""
 
 
-for command in (keys, shard, peers):
+for command in (keys, shard, peers, study):
     main.add_command(command)
 
 _RUN_OPTIONS: Sequence[Parameter] = (

@@ -54,6 +54,7 @@ class Status(BaseModel):
     neighbors: Mapping[int, _Heard] = {}
     chosen: Mapping[int, int] = {}
     resident_bytes: int | None = None
+    starts: int = 1
     error: str | None = None
 
 
@@ -206,7 +207,7 @@ def summary(rows: Sequence[Row]) -> str:
     if len(known) < len(times):
         left = "time left unknown yet"
     else:
-        left = f"about {_duration(max(known))} left" if max(known, default=0) > 0 else "training over"
+        left = f"about {duration(max(known))} left" if max(known, default=0) > 0 else "training over"
     return f"{states}; {left}"
 
 
@@ -287,7 +288,8 @@ def _megabytes(status: Status) -> str:
     return "-" if status.resident_bytes is None else f"{status.resident_bytes / _MEGABYTE:.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the largest unit that there are two of."""
     if seconds < 2 * _MINUTE_S:
         return f"{seconds:.0f} s"
     if seconds < 2 * _HOUR_S:

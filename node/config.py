@@ -258,7 +258,7 @@ def resolve(where: str | Path, *layers: Mapping[str, Any]) -> Settings:
         "architecture": {name: a.model_dump(mode="json") for name, a in BUILT_IN_ARCHITECTURES.items()},
     }
     for layer in (_preset(preset), *layers, {"preset": preset}):
-        merged = _merge(merged, layer)
+        merged = merge(merged, layer)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -280,7 +280,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         value: Any = _toml_value(text.strip())
         for key in reversed(keys):
             value = {key: value}
-        layer = _merge(layer, value)
+        layer = merge(layer, value)
     return layer
 
 
@@ -297,11 +297,12 @@ def _preset(name: str) -> dict[str, Any]:
     )
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, one over the other."""
     merged = dict(under)
     for key, value in over.items():
         both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both_tables else value
+        merged[key] = merge(merged[key], value) if both_tables else value
     return merged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks.__main__ import line
 from benchmarks.equality import Training, compare
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw, draw_scale
+from benchmarks.recheck import verdict
 from benchmarks.rounding import Rounded
 from benchmarks.textbook import Inputs, in_order
 from benchmarks.training import build_textbook, build_trainer, count_operations, settings_in
@@ -75,6 +77,29 @@ def test_rounded_products_are_those_of_bfloat16() -> None:
     exact = torch.nn.functional.conv2d(image.float(), weight.float(), stride=2, padding=1)
     assert torch.equal(mine[0], exact.bfloat16())
     assert not torch.equal(mine[0].float(), exact)
+
+
+def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machine() -> None:
+    """The run's id is another one each time; another machine rounds otherwise, other settings are another cell."""
+
+    def cell(error: float = 2.5, processor: str = "one", inputs: str = "ab") -> dict[str, Any]:
+        machine = {"processor": processor, "instructions": ["avx2"]}
+        probe = {"run_id": str(error), "rows": [{"error": error}]}
+        return {
+            "inputs": inputs,
+            "machine": machine,
+            "versions": {"torch": "2"},
+            "probe": probe,
+            "quality": None,
+        }
+
+    assert verdict(cell(), cell()) == ("every figure is the same", False)
+    assert verdict(cell(), cell(error=2.6)) == (
+        "1 figures differ, such as probe.rows[0].error: 2.5 and 2.6",
+        True,
+    )
+    assert verdict(cell(), cell(error=2.6, processor="two"))[1] is False
+    assert verdict(cell(), cell(inputs="cd"))[1] is True
 
 
 def test_rounds_alternate_and_the_first_does_not_count() -> None:

@@ -1,0 +1,69 @@
+"""Whether a study's cells, made again, find what the stored ones found: bit for bit on the same type of machine.
+
+    python -m benchmarks.recheck STORED_STUDY_DIR FRESH_STUDY_DIR
+
+Exit status: 0 all is equal, or was made on another type of machine or by another torch, which rounds otherwise, and is only
+shown; 1 something differs that should not, or a stored cell was not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_NUMBERS = ("probe", "quality")
+_RUN = "run_id"  # ends at random
+
+
+def main(stored: Path, fresh: Path) -> int:
+    """Compares every cell of the stored study; prints a line for each."""
+    status = 0
+    for file in sorted((stored / "cells").glob("*.json")):
+        if not (fresh / "cells" / file.name).exists():
+            print(f"{file.stem}: not made again")
+            status = 1
+            continue
+        before, now = (json.loads((each / "cells" / file.name).read_bytes()) for each in (stored, fresh))
+        words, is_wrong = verdict(before, now)
+        print(f"{file.stem}: {words}; made by `{before['command']}`")
+        status = max(status, int(is_wrong))
+    return status
+
+
+def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
+    """What two files of one cell show, and whether that is wrong."""
+    if before["inputs"] != now["inputs"]:
+        return "of other settings, or of another graph", True
+    odd = list(differences({key: before[key] for key in _NUMBERS}, {key: now[key] for key in _NUMBERS}))
+    if not odd:
+        return "every figure is the same", False
+    types = [
+        (cell["machine"]["processor"], cell["machine"]["instructions"], cell["versions"]["torch"])
+        for cell in (before, now)
+    ]
+    told = f"{len(odd)} figures differ, such as {odd[0]}"
+    if types[0] != types[1]:
+        return (
+            f"made on another type of machine or by another torch, {types[0]} and {types[1]}: {told}",
+            False,
+        )
+    return told, True
+
+
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """Each leaf of two nested JSON values that is not the same in both."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted((before.keys() | now.keys()) - {_RUN}):
+            yield from differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, pair in enumerate(zip(before, now, strict=True)):
+            yield from differences(*pair, f"{where}[{index}]")
+    elif before != now:
+        yield f"{where}: {before} and {now}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:3])))

@@ -1,0 +1,205 @@
+"""Cells of a study while it goes on, and the files that they leave.
+
+STUDY_DIR/study.json          the study, for `dgan-eval table`
+STUDY_DIR/cells/NAME.json     a finished cell: its settings, what it ran on, probe and quality
+STUDY_DIR/runs/NAME/          its run directory, which is not needed any more once the file is there
+STUDY_DIR/runs/NAME.log       what its commands printed
+
+A cell that has a file is never run again, wherever the file was made: files of one study may be brought together from
+several machines.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.live import Status, read_status
+from launcher.prepare import RUN_FILE
+from launcher.study import Cell, Study
+from node.files import write_atomically
+from topology.errors import InputError
+from topology.peers import DEFAULT_DIRECTORY
+
+_TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+class Phase(enum.StrEnum):
+    """How far a cell is."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    PROBING = "probing"
+    JUDGING = "judging"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+_WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
+
+
+@dataclass
+class Progress:
+    """One cell while the study goes on.
+
+    Attributes:
+        cell: The cell.
+        directory: STUDY_DIR.
+        phase: How far it is.
+        words: Why it failed.
+        seconds: What each phase took in this call.
+    """
+
+    cell: Cell
+    directory: Path
+    phase: Phase = Phase.WAITING
+    words: str = ""
+    seconds: dict[Phase, float] = field(default_factory=dict)
+
+    @property
+    def run_dir(self) -> Path:
+        """Of the cell's run."""
+        return self.directory / "runs" / self.cell.name
+
+    @property
+    def log(self) -> Path:
+        """What its commands print."""
+        return self.directory / "runs" / f"{self.cell.name}.log"
+
+    @property
+    def file(self) -> Path:
+        """What was found."""
+        return self.directory / "cells" / f"{self.cell.name}.json"
+
+    def statuses(self) -> dict[int, Status | None]:
+        """What each of its nodes says of itself."""
+        return {
+            node_id: read_status(self.run_dir / DEFAULT_DIRECTORY.format(id=node_id) / "status.json")
+            for node_id in self.cell.graph.ids
+        }
+
+    def trained(self) -> float:
+        """Share of the training that its slowest node has done, 0 to 1."""
+        if self.phase in (Phase.PROBING, Phase.JUDGING, Phase.DONE):
+            return 1.0
+        shares = [
+            each.cycle / each.cycles if each and each.cycles else 0.0 for each in self.statuses().values()
+        ]
+        return min(shares)
+
+
+def progress_of(study: Study, cells: Sequence[Cell], directory: Path) -> list[Progress]:
+    """Where each cell stands before anything is started: those with a file are done.
+
+    Raises:
+        InputError: A file in `cells/` belongs to other settings than the study's, or is no such file.
+    """
+    found = [Progress(cell, directory) for cell in cells]
+    for each in found:
+        if each.file.exists():
+            _check_same(study, each)
+            each.phase = Phase.DONE
+    return found
+
+
+def _check_same(study: Study, progress: Progress) -> None:
+    try:
+        inputs = json.loads(progress.file.read_bytes())["inputs"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            progress.file, "no file of a finished cell", "remove it, and the cell is run again"
+        ) from None
+    if inputs != progress.cell.inputs:
+        problem = f"found with other settings or another graph than {study.file} gives this cell now"
+        raise InputError(
+            progress.file, problem, "give another --study-dir, or remove the file to run it again"
+        )
+
+
+def estimate_s(cells: Sequence[Progress], jobs: int) -> float | None:
+    """Seconds until the last cell is done, by what cells took that this call has seen done; None before there is one."""
+    times = [sum(each.seconds.values()) for each in cells if each.phase is Phase.DONE and each.seconds]
+    if not times:
+        return None
+    todo: Mapping[Phase, Callable[[Progress], float]] = {
+        Phase.WAITING: lambda _: 1.0,
+        Phase.TRAINING: lambda each: 1.0 - each.trained(),
+    }
+    left = sum(todo[each.phase](each) for each in cells if each.phase in todo)
+    return left * sum(times) / len(times) / jobs
+
+
+def write_study(study: Study, directory: Path, command: str) -> None:
+    """STUDY_DIR/study.json."""
+    found = {
+        "name": study.name,
+        "command": command,
+        "arms": study.arms,
+        "variants": study.variants,
+        "seeds": study.seeds,
+        "comparisons": study.comparisons,
+    }
+    write_atomically(directory / "study.json", (json.dumps(found, indent=1) + "\n").encode())
+
+
+def write_cell(progress: Progress, command: str) -> None:
+    """The file of a cell that was trained and judged.
+
+    Args:
+        progress: The cell.
+        command: What a user types to run it alone.
+    """
+    cell, seconds = progress.cell, progress.seconds
+    record = json.loads((progress.run_dir / RUN_FILE).read_bytes())
+    found = {
+        "arm": cell.arm,
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "command": command,
+        "inputs": cell.inputs,
+        "machine": machine(),
+        "versions": {name: record.get(name) for name in ("dgan", "python", "torch")},
+        "seconds": {
+            "training": round(seconds[Phase.TRAINING], 1),
+            "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
+        },
+        "nodes": {str(node_id): _node(status) for node_id, status in progress.statuses().items()},
+        "settings": cell.settings.model_dump(mode="json"),
+        "probe": _read(progress.run_dir / "eval" / "probe.json"),
+        "quality": _read(progress.run_dir / "eval" / "quality.json"),
+    }
+    write_atomically(progress.file, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def machine() -> dict[str, Any]:
+    """What a cell ran on: training is repeated bit for bit only where all of this is the same."""
+    names, flags = [platform.machine()], set[str]()
+    if (facts := Path("/proc/cpuinfo")).exists():
+        lines = [line.partition(":") for line in facts.read_text(encoding="utf-8").splitlines()]
+        names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
+        flags = {flag for key, _, value in lines if key.strip() == "flags" for flag in value.split()}
+    known = [flag for flag in _TELLING_FLAGS if flag in flags]
+    return {"processor": names[0], "instructions": known, "cores": os.cpu_count()}
+
+
+def _node(status: Status | None) -> dict[str, Any]:
+    if status is None:
+        return {"state": "never started", "cycle": 0, "restarts": 0, "error": None}
+    state = status.state if not status.error else "gave up"
+    return {
+        "state": state,
+        "cycle": status.cycle,
+        "restarts": max(status.starts - 1, 0),
+        "error": status.error,
+    }
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_bytes()) if path.exists() else None

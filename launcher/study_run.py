@@ -1,0 +1,202 @@
+"""Carries a study out: each cell is trained and judged by the commands that a user would give, a few cells at a time.
+
+    waiting --> training --> probing --> judging --> done       a file in `cells/` says what was found
+                   |            |           |
+                   +------------+-----------+------> failed     the next cell goes on; the same command tries it again
+                   +------------+-----------+------> stopped    everything saved; the same command goes on with it
+
+A node whose training failed for good, though it was started again and again, is an outcome as any other: the cell is judged as
+far as it goes, and its file says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from launcher.cells import Phase, Progress, write_cell
+from launcher.prepare import RUN_FILE
+from launcher.processes import caught_signals
+from node.exits import EXIT_FAILURE, EXIT_OK
+from node.files import write_atomically
+
+_POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How cells are run.
+
+    Attributes:
+        jobs: Cells at a time.
+        neighborhood: Whether to probe the features of neighbours' discriminators too.
+        command: What a user types for the whole study.
+        clock: Monotonic seconds.
+    """
+
+    jobs: int
+    neighborhood: bool
+    command: str
+    clock: Callable[[], float] = time.monotonic
+
+
+class View(Protocol):
+    """Where a study is shown."""
+
+    def event(self, text: str) -> None:
+        """One thing that happened, told once."""
+
+    def update(self, cells: Sequence[Progress], manner: Manner) -> None:
+        """How far every cell is."""
+
+
+def conduct(cells: Sequence[Progress], manner: Manner, view: View) -> int:
+    """Runs what is not done yet and returns the exit status: 0 when all are, 1 when one failed, 128 + a signal.
+
+    Args:
+        cells: In the order in which they are started.
+        manner: How.
+        view: Is told every event and shown how far each cell is.
+    """
+    waiting = deque(each for each in cells if each.phase is Phase.WAITING)
+    running: list[_Job] = []
+    with caught_signals() as signals:
+        told = 0
+        while running or (waiting and not signals):
+            while waiting and len(running) < manner.jobs and not signals:
+                running.append(_Job(waiting.popleft(), manner))
+                view.event(f"{running[-1].progress.cell.name}: started")
+            if told < len(signals):
+                view.event("stopping: the runs save their state" if told == 0 else "stopping at once")
+                told = len(signals)
+                for job in running:
+                    job.stop()
+            for job in [job for job in running if not job.goes_on(stopping=bool(signals))]:
+                running.remove(job)
+                said = f" ({job.progress.words}; see {job.progress.log})" if job.progress.words else ""
+                view.event(f"{job.progress.cell.name}: {job.progress.phase}{said}")
+            view.update(cells, manner)
+            time.sleep(_POLL_S)
+    if signals and any(each.phase in (Phase.WAITING, Phase.STOPPED) for each in cells):
+        return 128 + signals[0]
+    return EXIT_OK if all(each.phase is Phase.DONE for each in cells) else EXIT_FAILURE
+
+
+class _Job:
+    """One cell at work: a command after the other."""
+
+    def __init__(self, progress: Progress, manner: Manner) -> None:
+        self.progress = progress
+        self._manner = manner
+        threads = str(max(1, (os.cpu_count() or 1) // manner.jobs))
+        self._environment = {**os.environ, **dict.fromkeys(_THREADS, threads)}
+        self._collapsed = False
+        self._start(Phase.TRAINING)
+
+    def stop(self) -> None:
+        """Asks the command at work to save and end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def goes_on(self, *, stopping: bool) -> bool:
+        """Whether a command is at work, after the next one was started where one has ended."""
+        code = self._process.poll()
+        if code is None:
+            return True
+        progress = self.progress
+        progress.seconds[progress.phase] = self._manner.clock() - self._began_s
+        if stopping and code != EXIT_OK:
+            progress.phase = Phase.STOPPED
+            return False
+        if code != EXIT_OK and not self._is_outcome(code):
+            progress.phase, progress.words = Phase.FAILED, _last_line(progress.log) or f"status {code}"
+            return False
+        if progress.phase is not _WORK[-1]:
+            if stopping:
+                progress.phase = Phase.STOPPED
+                return False
+            self._start(_WORK[_WORK.index(progress.phase) + 1])
+            return True
+        write_cell(progress, f"{self._manner.command} --only {progress.cell.name}")
+        progress.phase = Phase.DONE
+        return False
+
+    def _is_outcome(self, code: int) -> bool:
+        """Whether a command that failed has shown something: nodes that were given up, and what they left."""
+        if self.progress.phase is Phase.TRAINING:
+            statuses = self.progress.statuses().values()
+            self._collapsed = code == EXIT_FAILURE and any(each and each.error for each in statuses)
+        return self._collapsed
+
+    def _start(self, phase: Phase) -> None:
+        progress = self.progress
+        progress.phase = phase
+        progress.log.parent.mkdir(parents=True, exist_ok=True)
+        progress.file.parent.mkdir(parents=True, exist_ok=True)
+        self._began_s = self._manner.clock()
+        with progress.log.open("ab") as log:
+            self._process = self._spawn(self._words(phase), log)
+
+    def _spawn(self, words: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+        return subprocess.Popen(  # noqa: S603 - the project's own commands
+            [sys.executable, "-m", *words],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_follow_parent,  # noqa: PLW1509 - this process has one thread
+        )
+
+    def _words(self, phase: Phase) -> list[str]:
+        progress, cell = self.progress, self.progress.cell
+        if phase is Phase.TRAINING:
+            settings = progress.directory / "runs" / f"{cell.name}.toml"
+            write_atomically(settings, cell.settings_toml().encode())
+            places = ["--data", cell.data, "--run-dir", str(progress.run_dir)]
+            port = ["--base-port", str(_recorded_port(progress.run_dir, cell.base_port))]
+            return ["launcher", "run", str(cell.graph_file), *places, "--settings", str(settings), *port]
+        if phase is Phase.PROBING:
+            asked = ["--floors" if cell.floors else "--no-floors"]
+            asked += ["--neighborhood"] if self._manner.neighborhood else []
+            return ["eval", "probe", str(progress.run_dir), *asked]
+        return [
+            "eval",
+            "quality",
+            str(progress.run_dir),
+            "--classifiers",
+            str(progress.directory / "classifiers"),
+        ]
+
+
+def _recorded_port(run_dir: Path, else_port: int) -> int:
+    """The port that a run was begun with, which it must keep although the study's file has changed since."""
+    try:
+        return int(json.loads((run_dir / RUN_FILE).read_bytes())["inputs"]["base_port"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return else_port
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _follow_parent() -> None:
+    """The command stops as by SIGTERM when whoever started it is gone, however that came."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,243 @@
+"""`dgan-launch study`: what a study's file says, what is left to do, and a study of real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from launcher.__main__ import main
+from launcher.cells import Phase, Progress, estimate_s, progress_of
+from launcher.study import Study, read_study
+from launcher.study_view import summary, table
+from topology.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_S = 240.0
+STUDY = """
+name = "small"
+graph = "ring.toml"
+data = "digits"
+seeds = [3, 4]
+comparisons = [["uniform", "alone"]]
+[settings]
+preset = "quick"
+epochs = 2
+lockstep = true
+discriminator = {max_steps = 2}
+[arms.alone]
+policy = "alone"
+[arms.uniform]
+policy = "uniform"
+discriminator = {learning_rate = 0.05}
+[variants.iid]
+[variants.pairs]
+graph = "pair.toml"
+split = {rule = "classes"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("DGAN_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("ring.toml").write_text("edges = [[1, 2], [2, 3], [3, 1]]\n")
+    Path("pair.toml").write_text("edges = [[1, 2]]\n")
+    Path("small.toml").write_text(STUDY)
+
+
+def read(text: str = STUDY, **changes: Any) -> Study:
+    """The study in a text."""
+    Path("small.toml").write_text(text)
+    return read_study(Path("small.toml"), **{"data": None, "base_port": 20_000, **changes})
+
+
+def test_cells_are_arms_by_variants_by_seeds_and_the_first_seed_comes_first() -> None:
+    """So that whoever stops early has whole comparisons."""
+    assert [cell.name for cell in read().cells] == [
+        f"{arm}.{variant}.s{seed}"
+        for seed in (3, 4)
+        for variant in ("iid", "pairs")
+        for arm in ("alone", "uniform")
+    ]
+
+
+def test_a_cell_takes_the_studys_settings_then_its_variants_then_its_arms() -> None:
+    """Nested tables are joined; graph and data go the same way."""
+    cell = next(cell for cell in read().cells if cell.name == "uniform.pairs.s4")
+    settings = cell.settings
+    assert (settings.policy, settings.seed, settings.epochs, settings.lockstep) == ("uniform", 4, 2, True)
+    assert (settings.discriminator.max_steps, settings.discriminator.learning_rate) == (2, 0.05)
+    assert settings.split.rule == "classes"
+    assert (cell.graph.ids, cell.data) == ((1, 2), "digits")
+    assert {cell.data for cell in read(data="elsewhere").cells} == {"elsewhere"}
+
+
+def test_no_two_cells_share_a_port_and_floors_are_probed_once_for_shards_that_are_alike() -> None:
+    """Ports lie above that of the first cell."""
+    cells = read().cells
+    ports = [cell.base_port + node for cell in cells for node in cell.graph.ids]
+    assert len(set(ports)) == len(ports)
+    assert min(ports) == 20_001
+    assert [cell.name for cell in cells if cell.floors] == [
+        f"alone.{variant}.s{seed}" for seed in (3, 4) for variant in ("iid", "pairs")
+    ]
+
+
+def test_inputs_differ_with_settings_and_graph_and_not_with_where_the_data_lie() -> None:
+    """The same cell may be run on another machine."""
+    cells, elsewhere = read().cells, read(data="elsewhere", base_port=30_000).cells
+    assert [cell.inputs for cell in cells] == [cell.inputs for cell in elsewhere]
+    assert len({cell.inputs for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('["uniform", "alone"]', '["uniform", "unifrom"]', "comparisons: .*two of the arms alone, uniform"),
+        ("[arms.alone]", "[arms.Alone]", "arms: 'Alone' is no name for files; small letters"),
+        ("seeds = [3, 4]", "seeds = [3, 3]", "seeds = .*name each once"),
+        ("seeds = [3, 4]", "seeds = []", "seeds = "),
+        ("seeds", "sedes", "did you mean seeds"),
+        ("epochs = 2", "epoch = 2", "alone.iid: unknown setting epoch; did you mean epochs"),
+        ('graph = "ring.toml"', 'graph = "rng.toml"', "rng.toml: no such file"),
+        ('graph = "ring.toml"', "", "graph = None; a graph file"),
+        ('data = "digits"', 'data = ""', "data = ''; digits"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_field(old: str, new: str, error: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(InputError, match=error) as caught:
+        read(STUDY.replace(old, new, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cell_that_has_a_file_is_done_and_one_of_other_settings_is_refused() -> None:
+    """The file may come from another machine; that of another study must not be taken for this one's."""
+    study, directory = read(), Path("out")
+    first, second = study.cells[:2]
+    (directory / "cells").mkdir(parents=True)
+    file = directory / "cells" / f"{first.name}.json"
+    file.write_text(json.dumps({"inputs": first.inputs}))
+    assert [each.phase for each in progress_of(study, (first, second), directory)] == [
+        Phase.DONE,
+        Phase.WAITING,
+    ]
+    for text, error in (
+        (json.dumps({"inputs": second.inputs}), "other settings"),
+        ("{}", "no file of a finished"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=error):
+            progress_of(study, (first,), directory)
+
+
+def test_the_time_left_follows_from_what_cells_took() -> None:
+    """Cells that were done before say nothing of it."""
+    cells = [Progress(cell, Path("out")) for cell in read().cells[:4]]
+    cells[0].phase = Phase.DONE
+    assert estimate_s(cells, 1) is None
+    cells[1].phase, cells[1].seconds = Phase.DONE, {Phase.TRAINING: 50.0, Phase.PROBING: 10.0}
+    assert estimate_s(cells, 1) == 120.0
+    assert estimate_s(cells, 2) == 60.0
+    assert summary(cells, 2) == "2 of 4 cells done; about 60 s left"
+
+
+def test_the_table_has_a_row_for_each_arm_and_variant() -> None:
+    """And a column for each seed."""
+    cells = [Progress(cell, Path("out")) for cell in read().cells]
+    cells[1].phase = Phase.FAILED
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(table(cells))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert lines[0] == ["arm", "variant", "seed", "3", "seed", "4"]
+    assert lines[2] == ["uniform", "iid", "failed", "waiting"]
+    assert len(lines) == 5
+
+
+def test_a_dry_run_lists_the_cells_and_writes_nothing() -> None:
+    """And an unknown cell is one line."""
+    before = sorted(Path().rglob("*"))
+    result = CliRunner().invoke(main, ["study", "small.toml", "--dry-run", "--only", "alone.pairs.s3"])
+    assert result.exit_code == 0
+    assert result.stdout == "alone.pairs.s3: waiting, policy alone, 2 epochs\n"
+    result = CliRunner().invoke(main, ["study", "small.toml", "--only", "alone.s3"])
+    assert result.exit_code == 2
+    assert (
+        result.stderr
+        == "dgan-launch: error: --only: 'alone.s3' is no cell of this study; such as alone.iid.s3\n"
+    )
+    assert sorted(Path().rglob("*")) == before
+
+
+def study(*words: str) -> subprocess.Popen[str]:
+    """The command, in a process."""
+    command = [sys.executable, "-m", "launcher", "study", "small.toml", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit status and what it printed."""
+    text, _ = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, text
+
+
+@pytest.mark.system
+def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again() -> None:
+    """In lockstep, bit for bit: a cell that was interrupted finds what one finds that was not."""
+    one = ["--only", "uniform.iid.s3"]
+    first = study("--study-dir", "out", *one)
+    metrics, deadline_s = Path("out/runs/uniform.iid.s3/nodes/1/metrics.jsonl"), time.monotonic() + DEADLINE_S
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert first.poll() is None, first.communicate()[0]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    status, text = finish(first)
+    assert (status, "0 of 1 cells done; the same command goes on" in text) == (143, True), text
+    assert not list(Path("out/cells").iterdir())
+
+    status, text = finish(study("--study-dir", "out", *one))
+    assert (status, "all 1 cells done; next: dgan-eval table out" in text) == (0, True), text
+    assert finish(study("--study-dir", "again", *one))[0] == 0
+    found, again = (
+        json.loads(Path(out, "cells", "uniform.iid.s3.json").read_text()) for out in ("out", "again")
+    )
+    for name in ("inputs", "settings", "machine", "versions", "quality"):
+        assert _without_run(found[name]) == _without_run(again[name]), name
+    assert found["probe"]["rows"] == again["probe"]["rows"]
+    assert {node["state"] for node in found["nodes"].values()} == {"finished"}
+    assert found["command"] == "dgan-launch study small.toml --only uniform.iid.s3"
+    assert json.loads(Path("out/study.json").read_text())["comparisons"] == [["uniform", "alone"]]
+
+    status, text = finish(study("--study-dir", "out", *one))
+    assert (status, "started" in text) == (0, False)
+
+
+def _without_run(found: Any) -> Any:
+    return {key: value for key, value in found.items() if key != "run_id"}
+
+
+@pytest.mark.system
+def test_a_cell_that_cannot_be_run_fails_and_the_next_goes_on() -> None:
+    """Its reason is told in one line, with the log that tells more; status 1."""
+    text = STUDY.replace("[variants.pairs]", '[variants.pairs]\ndata = "nowhere"')
+    Path("small.toml").write_text(text)
+    cells = ["--only", "alone.pairs.s3", "--only", "alone.iid.s3"]
+    status, printed = finish(study("--study-dir", "out", *cells))
+    assert status == 1
+    assert "alone.pairs.s3: failed (dgan-launch: error: " in printed
+    assert "alone.iid.s3: done" in printed
+    assert "1 of 2 cells done" in printed
