@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval.collect import Collected, standing
 from eval.collect import collect as join
+from eval.columns import aligned
 from eval.results import (
     PROBE_FILE,
     QUALITY_FILE,
@@ -24,6 +25,8 @@ from eval.results import (
     write_result,
 )
 from eval.runs import RunDirectory, read_runs
+from eval.study import read_study
+from eval.table import TABLE_FILE, StudyTable
 from eval.waiting import check_writable
 from eval.waiting import wait as wait_for
 from node.cli import Group, example
@@ -180,6 +183,30 @@ def judge(
     ctx.invoke(report, run_dirs=(run_dir,))
 
 
+@main.command(epilog=example("dgan-eval table runs/table1"))
+@click.argument("study_dir", metavar="STUDY_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The JSON file; by default STUDY_DIR/table.json."
+)
+@_json_option
+def table(study_dir: Path, output: Path | None, *, as_json: bool) -> None:
+    """Set a study's arms beside their controls, their floors and the paper: Table 1 with intervals over seeds.
+
+    STUDY_DIR is what `dgan-launch study` left, whether it has ended or not. Writes the figures as JSON, and from them
+    STUDY_DIR/table.md and pictures as SVG beside it.
+    """
+    study = read_study(study_dir)
+    from eval.table_files import write_table  # noqa: PLC0415 - see the top of the file
+    from eval.table_text import as_text  # noqa: PLC0415 - the same
+    from eval.tabulate import tabulate  # noqa: PLC0415 - the same
+
+    found = tabulate(study)
+    written = write_table(found, study_dir, output or study_dir / TABLE_FILE)
+    for path in written:
+        click.echo(str(path), err=True)
+    click.echo(_to_json(found) if as_json else as_text(found))
+
+
 def _chosen_nodes(run: RunDirectory, node_ids: Sequence[int]) -> list[int]:
     """The nodes asked for, or all; each checked to exist."""
     return sorted({run.node(node_id).id for node_id in node_ids}) or [node.id for node in run.nodes]
@@ -205,7 +232,7 @@ def _progress(steps: int) -> Iterator[Tell]:
         yield tell
 
 
-def _to_json(found: Collected | Sequence[ProbeResult] | Sequence[QualityResult]) -> str:
+def _to_json(found: Collected | StudyTable | Sequence[ProbeResult] | Sequence[QualityResult]) -> str:
     many = (
         [dataclasses.asdict(result) for result in found]
         if isinstance(found, Sequence)
@@ -241,7 +268,7 @@ def _probe_text(result: ProbeResult) -> str:
     first = result.headline.nodes[0]
     return (
         f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
-        f"{_aligned(table)}\n"
+        f"{aligned(table)}\n"
         f"* the paper's features; {first.test_images} test images, one standard error {first.standard_error:.2f}; "
         "kernel, C and gamma chosen on held-out training images"
     )
@@ -253,7 +280,7 @@ def _quality_text(result: QualityResult) -> str:
     rows += [_quality_row(f"node {node.node}", node.scores) for node in result.nodes]
     return (
         f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
-        f"{_aligned([head, *rows])}\n"
+        f"{aligned([head, *rows])}\n"
         f"{result.real.images} images each against {result.reference_images} test images, in the features of a "
         f"classifier with {result.classifier.test_error:.2f}% test error"
     )
@@ -269,20 +296,6 @@ def _quality_row(name: str, scores: QualityScores) -> list[str]:
         f"{scores.classes_covered}/{len(scores.class_shares)}",
         *(f"{share:.3f}" for share in shares),
     ]
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> str:
-    """Columns side by side, the first to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in table
-    )
 
 
 if __name__ == "__main__":

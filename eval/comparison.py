@@ -31,7 +31,7 @@ PAPER_ERRORS: Mapping[str, Mapping[int, float]] = {
     "info-gain": {1: 2.22, 2: 2.41, 3: 2.73, 4: 2.54, 5: 2.60},
 }
 """Table 1 of the paper: errors in % of five nodes on MNIST, by policy and node."""
-_FEATURES = {
+_FEATURES: Mapping[tuple[str, str | None], str] = {
     ("discriminator", "all"): "trained D, all layers",
     ("discriminator", "first-two"): "trained D, layers 1 and 2",
     ("untrained", "all"): "untrained D, all layers",
@@ -120,10 +120,17 @@ def error_table(probes: Sequence[tuple[str, ProbeResult]]) -> ErrorTable | None:
         picture=Markup(dot_plot([_dots(column) for column in columns], "error in %")),  # noqa: S704 - escaped by matplotlib
         standard_error=float(np.mean([node.standard_error for row in headlines for node in row.nodes])),
         rows=tuple(
-            (label, _FEATURES[row.source, row.layers], row) for label, probe in ranked for row in probe.rows
+            (label, features_name(row.source, row.layers), row)
+            for label, probe in ranked
+            for row in probe.rows
         ),
         foreign=tuple(sorted({probe.data_set for _, probe in probes} - {"mnist"})),
     )
+
+
+def features_name(source: str, layers: str | None) -> str:
+    """What describes an image in a row of the probe, in words."""
+    return _FEATURES.get((source, layers), f"{source}, {layers} layers" if layers else source)
 
 
 def policy_name(policy: str) -> tuple[str, str]:

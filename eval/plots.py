@@ -1,4 +1,4 @@
-"""The report's pictures: SVG by matplotlib that takes its colours from the page, and PNG as data URIs.
+"""The pictures of reports and tables: SVG by matplotlib that takes its colours from the page, and PNG as data URIs.
 
     C channels, H W pixels
 
@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import networkx as nx
@@ -35,6 +36,7 @@ _FONT_SIZE, _LABEL_SIZE = 8.0, 9.5  # points; pictures stand in the page at abou
 _CIRCLE_LIMIT = 12  # nodes up to which a circle is the clearest layout and every edge can be labelled
 _NAMED_LIMIT = 60  # nodes up to which a name fits into each
 _SLOW_LAYOUT_LIMIT = 80  # Kamada-Kawai grows with the cube of the nodes
+_STYLE = Path(__file__).parent / "templates" / "report.css"  # opens with the colours
 _POINTS = 200  # of one curve; more cannot be seen in a panel
 
 
@@ -64,12 +66,29 @@ class DotRow:
         values: One for each node.
         colour: Name of a colour of the page.
         hollow: Drawn as rings: numbers that are not ours.
+        mean: Where the bar stands; None for the mean of `values`.
+        interval: Low and high end of a line through the mean, where there is one.
     """
 
     label: str
     values: Sequence[float]
     colour: str
     hollow: bool = False
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A level to hold every row of a dot plot against.
+
+    Attributes:
+        label: Text at its upper end.
+        value: Where it stands.
+    """
+
+    label: str
+    value: float
 
 
 def node_colour(position: int) -> str:
@@ -114,28 +133,17 @@ def shared_range(curves: Sequence[Curve]) -> tuple[float, float]:
     return (low if low == 0 else low - margin), high + margin
 
 
-def dot_plot(rows: Sequence[DotRow], unit: str) -> str:
-    """A row for each column of the table: a dot for each node, a bar at the mean; as SVG."""
+def dot_plot(rows: Sequence[DotRow], unit: str, lines: Sequence[Line] = ()) -> str:
+    """A row for each column of the table: a dot for each node, a bar at the mean, its interval; as SVG."""
     figure = Figure(figsize=(6.4, 0.5 + 0.27 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     _tidy(axes)
     axes.grid(axis="x", color=_STAND_INS["rule"], linewidth=0.6)
     axes.spines["left"].set_visible(False)
+    for line in lines:
+        axes.axvline(line.value, color=_STAND_INS["floor"], linewidth=1.2, linestyle=(0, (3, 1.5)))
     for place, row in enumerate(rows):
-        colour = _STAND_INS[row.colour]
-        face = _STAND_INS["page"] if row.hollow else colour
-        axes.scatter(
-            row.values,
-            [place] * len(row.values),
-            s=17,
-            facecolors=face,
-            edgecolors=colour,
-            linewidths=1,
-            alpha=0.85,
-        )
-        if row.values:
-            mean = float(np.mean(row.values))
-            axes.plot([mean, mean], [place - 0.33, place + 0.33], color=colour, linewidth=1.8)
+        _dot_row(axes, place, row)
     axes.set_yticks(
         range(len(rows)),
         [row.label for row in rows],
@@ -146,7 +154,42 @@ def dot_plot(rows: Sequence[DotRow], unit: str) -> str:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(unit, color=_STAND_INS["muted"], fontsize=_FONT_SIZE)
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    if lines:
+        above = axes.secondary_xaxis("top")
+        above.set_xticks(
+            [line.value for line in lines], [line.label for line in lines], rotation=20, ha="left"
+        )
+        above.tick_params(length=0, labelcolor=_STAND_INS["muted"], labelsize=_FONT_SIZE)
+        above.spines["top"].set_visible(False)
     return _svg(figure)
+
+
+def standalone(svg: str) -> str:
+    """A picture of this module as a file of its own, with the report's colours, light and dark."""
+    style = _STYLE.read_text(encoding="utf-8").partition("\n* {")[0]
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    begin, _, rest = svg.removeprefix("<svg").partition(">")
+    own = "svg { background: var(--page); font-family: var(--sans); }"
+    return f"{head}{begin}><style>\n{style}\n{own}\n</style>{rest}\n"
+
+
+def _dot_row(axes: Axes, place: int, row: DotRow) -> None:
+    colour = _STAND_INS[row.colour]
+    face = _STAND_INS["page"] if row.hollow else colour
+    axes.scatter(
+        row.values,
+        [place] * len(row.values),
+        s=17,
+        facecolors=face,
+        edgecolors=colour,
+        linewidths=1,
+        alpha=0.85,
+    )
+    if row.interval:
+        axes.plot(row.interval, [place, place], color=colour, linewidth=1.2)
+    if row.values:
+        mean = float(np.mean(row.values)) if row.mean is None else row.mean
+        axes.plot([mean, mean], [place - 0.33, place + 0.33], color=colour, linewidth=1.8)
 
 
 def graph_picture(

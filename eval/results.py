@@ -227,7 +227,7 @@ def read_probe(evaluation: Path) -> ProbeResult | None:
     Raises:
         InputError: The file is no result of `dgan-eval probe`.
     """
-    return _read(evaluation / PROBE_FILE, ProbeResult)
+    return read_json(evaluation / PROBE_FILE, ProbeResult, "dgan-eval probe")
 
 
 def read_quality(evaluation: Path) -> QualityResult | None:
@@ -236,10 +236,20 @@ def read_quality(evaluation: Path) -> QualityResult | None:
     Raises:
         InputError: The file is no result of `dgan-eval quality`.
     """
-    return _read(evaluation / QUALITY_FILE, QualityResult)
+    return read_json(evaluation / QUALITY_FILE, QualityResult, "dgan-eval quality")
 
 
-def _read(path: Path, kind: type[_Result]) -> _Result | None:
+def read_json(path: Path, kind: type[_Result], command: str) -> _Result | None:
+    """A JSON file as a dataclass, or None where there is no such file; unknown fields are left alone.
+
+    Args:
+        path: The file.
+        kind: The dataclass.
+        command: What makes the file.
+
+    Raises:
+        InputError: The file holds something else; names the first field that is wrong.
+    """
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -249,5 +259,5 @@ def _read(path: Path, kind: type[_Result]) -> _Result | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        mend = f"make it anew with `dgan-eval {path.stem}`"
+        mend = f"make it anew with `{command}`"
         raise InputError(path, f"{field}: {first['msg']}", mend) from None

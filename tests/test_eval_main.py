@@ -119,7 +119,9 @@ def test_report_writes_its_file_into_the_only_run(run_dir: Path, monkeypatch: py
     assert asked == [(1, run_dir / "eval" / "report.html"), (2, Path("report.html"))]
 
 
-@pytest.mark.parametrize("command", [(), ("collect",), ("probe",), ("quality",), ("report",), ("judge",)])
+@pytest.mark.parametrize(
+    "command", [(), ("collect",), ("probe",), ("quality",), ("report",), ("judge",), ("table",)]
+)
 def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
     """The first thing that a newcomer asks for."""
     result = _eval(*command, "--help")

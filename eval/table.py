@@ -1,0 +1,238 @@
+"""What `dgan-eval table` finds in a study: Table 1 with its controls, floors and intervals, and the file it leaves.
+
+The file holds exactly the dataclasses below, field by field; tuples are JSON arrays. Errors are in percent. Text, Markdown
+and pictures are made from it alone. `eval.tabulate` fills it in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eval.statistics import Estimate
+
+TABLE_FILE = "table.json"
+LEAST_CLASSES = 2
+"""A generator that covers fewer classes has collapsed."""
+FLOOR_MARGIN = 0.5
+"""Percentage points that a trained D may lie above the same D untrained."""
+COLLAPSED = (
+    f'a node has collapsed if its training did not end as "finished", if its images cover fewer than {LEAST_CLASSES} '
+    f"classes, or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of its own "
+    "D before training, where that was measured; it stays in every mean for which it has a figure"
+)
+
+
+@dataclass(frozen=True)
+class NodeMean:
+    """One node's mean over seeds.
+
+    Attributes:
+        node: Id.
+        value: The mean.
+        seeds: Those behind it.
+    """
+
+    node: int
+    value: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """Errors in % of one arm in one row of the probe.
+
+    Attributes:
+        arm: Name; None for the floors, which all arms share.
+        source: What was described by, as in the probe: `discriminator`, `untrained`, `pixels`.
+        layers: `all` or `first-two`; None for pixels.
+        kernel: `linear`, `rbf` or `chosen`.
+        nodes: Each node's mean over seeds.
+        overall: Over seeds and nodes.
+    """
+
+    arm: str | None
+    source: str
+    layers: str | None
+    kernel: str
+    nodes: tuple[NodeMean, ...]
+    overall: Estimate
+
+    @property
+    def kind(self) -> tuple[str, str | None, str]:
+        """What was measured: source, layers, kernel."""
+        return self.source, self.layers, self.kernel
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of the generated images of one arm.
+
+    Attributes:
+        arm: Name; None for real images in place of generated ones.
+        score: A field of `eval.results.QualityScores`, such as `kid`.
+        nodes: Each node's mean over seeds; empty for real images, which are no node's.
+        overall: Over seeds and nodes.
+    """
+
+    arm: str | None
+    score: str
+    nodes: tuple[NodeMean, ...]
+    overall: Estimate
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """How far an arm has come.
+
+    Attributes:
+        name: Of the arm.
+        policy: From its settings; None as long as no cell has ended.
+        seeds: Those that have ended.
+        trained: Nodes of all these seeds together.
+        collapsed: Those of them that collapsed.
+    """
+
+    name: str
+    policy: str | None
+    seeds: tuple[int, ...]
+    trained: int
+    collapsed: int
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """A node that collapsed.
+
+    Attributes:
+        arm: Where.
+        seed: Where.
+        node: Id.
+        reasons: In words, each part of the definition that holds.
+        probed: Whether it has errors, which are then in the means.
+        judged: Whether it has scores, which are then in the means.
+    """
+
+    arm: str
+    seed: int
+    node: int
+    reasons: tuple[str, ...]
+    probed: bool
+    judged: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another, over the (seed, node) pairs that both have.
+
+    Attributes:
+        ours: The arm that is hoped to be better.
+        theirs: The other.
+        figure: `linear` or `rbf`, errors of the trained D, all layers; or `kid`.
+        ours_mean: Mean over the pairs.
+        theirs_mean: Mean over the pairs.
+        change: Ours less theirs, in percentage points of error; for KID in percent of theirs, None where theirs is 0.
+        effect: Cohen's d_z over seeds; None where it has no value.
+    """
+
+    ours: str
+    theirs: str
+    figure: str
+    ours_mean: float
+    theirs_mean: float
+    change: Estimate | None
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """An arm's headline, trained D, all layers, kernel chosen, against what it should be below.
+
+    Attributes:
+        arm: Name.
+        against: `paper` for the mean of the paper's row of the same policy, or `pixels` for raw pixels in this study.
+        limit: That mean, in %.
+        error: The arm's.
+        mean_below: Whether the mean is.
+        bootstrap_below: Whether the upper end of the bootstrap interval is; None for one seed.
+        student_below: Whether the upper end of Student's interval is; None for one seed.
+    """
+
+    arm: str
+    against: str
+    limit: float
+    error: Estimate
+    mean_below: bool
+    bootstrap_below: bool | None
+    student_below: bool | None
+
+
+@dataclass(frozen=True)
+class VariantTable:
+    """Everything about one variant.
+
+    Attributes:
+        variant: Name.
+        data_sets: Names of the data sets; the paper's figures are comparable with `mnist` alone.
+        arms: In the order of the columns.
+        errors: Every row of the probe by arm, the headline's first.
+        floors: Untrained D and raw pixels.
+        scores: Of the generated images, by arm; real images last.
+        comparisons: The study's pairs.
+        targets: Of each arm.
+        collapsed: Every such node.
+        unlike: Seeds whose arms were judged by different classifiers, so that their scores cannot be compared.
+    """
+
+    variant: str
+    data_sets: tuple[str, ...]
+    arms: tuple[ArmSummary, ...]
+    errors: tuple[ErrorRow, ...]
+    floors: tuple[ErrorRow, ...]
+    scores: tuple[ScoreRow, ...]
+    comparisons: tuple[Comparison, ...]
+    targets: tuple[Target, ...]
+    collapsed: tuple[Collapse, ...]
+    unlike: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Cells that one code made on one machine.
+
+    Attributes:
+        versions: Its commit among them.
+        machine: Processor and the like.
+        cells: Names.
+    """
+
+    versions: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """table.json.
+
+    Attributes:
+        study: Name of the study.
+        command: What trained it.
+        variants: A table for each.
+        missing: Cells that have not ended.
+        origins: Where the others come from.
+        paper: The paper's Table 1, errors in % by policy and node.
+        resamples: Of each bootstrap interval.
+        collapse_definition: When a node counts as collapsed.
+    """
+
+    study: str
+    command: str
+    variants: tuple[VariantTable, ...]
+    missing: tuple[str, ...]
+    origins: tuple[Origin, ...]
+    paper: Mapping[str, Mapping[int, float]]
+    resamples: int
+    collapse_definition: str = dataclasses.field(default=COLLAPSED)

@@ -1,0 +1,289 @@
+"""The table of a study in words: aligned for a terminal, or as Markdown. Made from `StudyTable` alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from eval.columns import aligned, markdown
+from eval.comparison import POLICIES, features_name
+from eval.statistics import Estimate, Interval
+from eval.table import Comparison, ErrorRow, ScoreRow, StudyTable, VariantTable
+
+HEADLINE = ("discriminator", "all", "chosen")
+_SCORES = {
+    "kid": ("KID", 4),
+    "fid": ("FID", 2),
+    "classes_covered": ("classes", 2),
+    "coverage": ("coverage", 3),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+}  # score -> (heading, digits after the point)
+_FIGURES = {
+    "linear": ("error, linear, points", 2),
+    "rbf": ("error, RBF, points", 2),
+    "kid": ("KID, % of theirs", 1),
+}
+_AGAINST = {"paper": "the paper's mean", "pixels": "raw pixels here"}
+_INTERVALS = (
+    "mean [95% by resampling seeds] (number of seeds); with few seeds that interval is too narrow, and the one by "
+    "Student's t over seeds is the one to go by"
+)
+
+_PAIRED = (
+    'd_z: mean over standard deviation of the seeds\' differences. "excludes 0": both intervals do; "bootstrap only" is no '
+    "evidence from few seeds. Below 0 the first of the pair is better."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the table.
+
+    Attributes:
+        title: Heading.
+        rows: Cells, the first row the heading; may be empty.
+        notes: Lines below.
+    """
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    notes: tuple[str, ...] = ()
+
+
+def as_text(table: StudyTable) -> str:
+    """Everything for a terminal."""
+    parts = [f"study {table.study}, {_progress(table)}"]
+    for variant in table.variants:
+        parts += [_plain(section, variant.variant) for section in _sections(table, variant)]
+    return "\n\n".join([*parts, _plain(_origins(table))])
+
+
+def as_markdown(table: StudyTable, pictures: Callable[[str], Sequence[tuple[str, str]]]) -> str:
+    """Everything as a Markdown document.
+
+    Args:
+        table: The table.
+        pictures: For a variant, (title, file) of each picture to show.
+    """
+    parts = [f"# {table.study}", f"`{table.command}`; {_progress(table)}. Made by `dgan-eval table`."]
+    for variant in table.variants:
+        parts.append(f"## {variant.variant}")
+        parts += [_marked(section) for section in _sections(table, variant)]
+        parts += [f"![{title}]({file})" for title, file in pictures(variant.variant)]
+    return "\n\n".join([*parts, _marked(_origins(table))]) + "\n"
+
+
+def _plain(section: Section, variant: str = "") -> str:
+    title = f"{variant}: {section.title}" if variant else section.title
+    return "\n".join(filter(None, [title, aligned(section.rows) if section.rows else "", *section.notes]))
+
+
+def _marked(section: Section) -> str:
+    table = markdown(section.rows) if section.rows else ""
+    return "\n\n".join(filter(None, [f"### {section.title}", table, *section.notes]))
+
+
+def _progress(table: StudyTable) -> str:
+    done = sum(len(origin.cells) for origin in table.origins)
+    return f"{done} of {done + len(table.missing)} cells"
+
+
+def _sections(table: StudyTable, variant: VariantTable) -> Iterator[Section]:
+    """The parts that have something to show, and always the one on collapsed nodes."""
+    yield from filter(
+        lambda section: len(section.rows) > 1,
+        (
+            _table_one(table, variant),
+            _all_errors(variant),
+            _floors(variant),
+            _generators(variant),
+            _comparisons(variant),
+            _targets(variant),
+        ),
+    )
+    yield _collapsed(table, variant)
+
+
+def _table_one(table: StudyTable, variant: VariantTable) -> Section:
+    """Table 1's form: a row for each node and the mean, a column for each arm, the paper's beside them."""
+    headlines = {row.arm: row for row in variant.errors if row.kind == HEADLINE}
+    arms = [(arm.name, headlines.get(arm.name)) for arm in variant.arms]
+    paper = table.paper if variant.data_sets == ("mnist",) else {}
+    nodes = sorted({node.node for row in headlines.values() for node in row.nodes})
+    rows = [["node", *(name for name, _ in arms), *(f"paper: {POLICIES[policy][0]}" for policy in paper)]]
+    for node in nodes:
+        ours = [_number(_of_node(row, node)) for _, row in arms]
+        rows.append([str(node), *ours, *(_number(errors.get(node)) for errors in paper.values())])
+    blank = [""] * len(paper)
+    overall = [row.overall if row else None for _, row in arms]
+    if nodes:
+        means = (f"{fmean(errors.values()):.2f}" for errors in paper.values())
+        rows += [
+            ["mean", *(_number(each.value if each else None) for each in overall), *means],
+            ["95%, bootstrap", *(_interval(each.bootstrap if each else None) for each in overall), *blank],
+            ["95%, Student", *(_student(each) for each in overall), *blank],
+            ["seeds", *(str(len(each.seeds)) if each else "" for each in overall), *blank],
+            ["nodes collapsed", *(f"{arm.collapsed} of {arm.trained}" for arm in variant.arms), *blank],
+        ]
+    notes = ["Test images that an SVM on a node's D gets wrong; a node's row is its mean over seeds."]
+    if not paper and variant.data_sets:
+        notes.append(
+            f"The paper's figures are of MNIST and not comparable with {', '.join(variant.data_sets)}."
+        )
+    return Section("Error in %, trained D, all layers, kernel chosen on held-out images", rows, tuple(notes))
+
+
+def _of_node(row: ErrorRow | None, node: int) -> float | None:
+    return next((mean.value for mean in row.nodes if mean.node == node), None) if row else None
+
+
+def _all_errors(variant: VariantTable) -> Section:
+    """Every row of the probe, its overall means by arm."""
+    by_place = {(row.arm, row.kind): row for row in variant.errors}
+    names = [arm.name for arm in variant.arms]
+    rows = [["features", "kernel", *names]]
+    for kind in dict.fromkeys(row.kind for row in variant.errors):
+        found = [by_place.get((name, kind)) for name in names]
+        rows.append([*_kind_cells(kind), *(_estimate(row.overall if row else None) for row in found)])
+    return Section("Error in %, every kind of features", rows, (f"{_INTERVALS}.",))
+
+
+def _floors(variant: VariantTable) -> Section:
+    nodes = sorted({node.node for row in variant.floors for node in row.nodes})
+    rows = [["floor", "kernel", *(f"node {node}" for node in nodes), "mean", "95%, Student"]]
+    rows += [
+        [
+            *_kind_cells(row.kind),
+            *(_number(_of_node(row, node)) for node in nodes),
+            _estimate(row.overall),
+            _student(row.overall),
+        ]
+        for row in variant.floors
+    ]
+    return Section("Error in % without any training of D", rows)
+
+
+def _generators(variant: VariantTable) -> Section:
+    by_arm: dict[str | None, dict[str, ScoreRow]] = {}
+    for row in variant.scores:
+        by_arm.setdefault(row.arm, {})[row.score] = row
+    rows = [["images", *(heading for heading, _ in _SCORES.values())]]
+    for arm, scores in by_arm.items():
+        cells = [
+            _estimate(scores[score].overall, digits) if score in scores else ""
+            for score, (_, digits) in _SCORES.items()
+        ]
+        rows.append([arm or "real images", *cells])
+    unlike = ", ".join(map(str, variant.unlike))
+    warning = f"Not comparable: arms of seed {unlike} were judged by different classifiers." if unlike else ""
+    return Section("Generated images", rows, (warning,) if warning else ())
+
+
+def _comparisons(variant: VariantTable) -> Section:
+    head = ["pair", "figure", "ours", "theirs", "change", "95%, Student", "d_z", "excludes 0"]
+    return Section(
+        "Comparisons, paired by seed and node",
+        [head, *(_comparison(found) for found in variant.comparisons)],
+        (_PAIRED,),
+    )
+
+
+def _comparison(found: Comparison) -> list[str]:
+    figure, digits = _FIGURES[found.figure]
+    means = 4 if found.figure == "kid" else 2
+    change = found.change
+    return [
+        f"{found.ours} - {found.theirs}",
+        figure,
+        _number(found.ours_mean, means),
+        _number(found.theirs_mean, means),
+        _estimate(change, digits, sign="+"),
+        _student(change, digits, sign="+"),
+        _number(found.effect, sign="+"),
+        _excludes_zero(change) if change else "",
+    ]
+
+
+def _excludes_zero(change: Estimate) -> str:
+    bootstrap, student = (
+        interval.excludes_zero if interval else None for interval in (change.bootstrap, change.student)
+    )
+    return _verdict(bootstrap, student)
+
+
+def _targets(variant: VariantTable) -> Section:
+    rows = [["arm", "to be below", "limit", "mean", "95%, Student", "mean below", "interval below"]]
+    rows += [
+        [
+            target.arm,
+            _AGAINST[target.against],
+            _number(target.limit),
+            _estimate(target.error),
+            _student(target.error),
+            "yes" if target.mean_below else "no",
+            _verdict(target.bootstrap_below, target.student_below),
+        ]
+        for target in variant.targets
+    ]
+    return Section("Targets", rows)
+
+
+def _verdict(bootstrap: bool | None, student: bool | None) -> str:  # noqa: FBT001 - two answers to one question
+    if bootstrap is None or student is None:
+        return "one seed"
+    if bootstrap != student:
+        return "bootstrap only" if bootstrap else "Student only"
+    return "yes" if bootstrap else "no"
+
+
+def _collapsed(table: StudyTable, variant: VariantTable) -> Section:
+    rows = [["arm", "seed", "node", "why", "figures"]] if variant.collapsed else []
+    for node in variant.collapsed:
+        figures = [name for name, there in (("errors", node.probed), ("scores", node.judged)) if there]
+        why = "; ".join(node.reasons)
+        rows.append([node.arm, str(node.seed), str(node.node), why, " and ".join(figures) or "none"])
+    counts = ", ".join(f"{arm.name} {arm.collapsed} of {arm.trained}" for arm in variant.arms)
+    definition = table.collapse_definition
+    return Section("Collapsed nodes", rows, (f"{counts}: {definition}.",))
+
+
+def _origins(table: StudyTable) -> Section:
+    rows = [["code", "machine", "cells"]] if table.origins else []
+    rows += [[_brief(each.versions), _brief(each.machine), str(len(each.cells))] for each in table.origins]
+    missing = f"Not finished: {', '.join(table.missing)}." if table.missing else "Every cell has ended."
+    return Section("Where the figures come from", rows, (missing,))
+
+
+def _brief(record: Any) -> str:
+    return ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in record.items()
+    )
+
+
+def _kind_cells(kind: tuple[str, str | None, str]) -> tuple[str, str]:
+    source, layers, kernel = kind
+    return features_name(source, layers), "RBF" if kernel == "rbf" else kernel
+
+
+def _estimate(estimate: Estimate | None, digits: int = 2, sign: str = "") -> str:
+    """`2.25 [2.20, 2.31] (5)`: value, bootstrap interval, seeds."""
+    if estimate is None:
+        return ""
+    interval = f" {_interval(estimate.bootstrap, digits, sign)}" if estimate.bootstrap else ""
+    return f"{estimate.value:{sign}.{digits}f}{interval} ({len(estimate.seeds)})"
+
+
+def _student(estimate: Estimate | None, digits: int = 2, sign: str = "") -> str:
+    return _interval(estimate.student, digits, sign) if estimate else ""
+
+
+def _interval(interval: Interval | None, digits: int = 2, sign: str = "") -> str:
+    return f"[{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]" if interval else ""
+
+
+def _number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.{digits}f}"

@@ -1,0 +1,253 @@
+"""Makes the table of a study from its cells; pure.
+
+Every figure is kept by seed and node until the last moment, so that intervals resample whole seeds and comparisons pair
+what was trained on the same shards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from eval.comparison import PAPER_ERRORS
+from eval.results import ProbeRow
+from eval.statistics import RESAMPLES, Estimate, Figures, difference, effect_size, mean, relative_change
+from eval.study import Cell, Study
+from eval.table import (
+    FLOOR_MARGIN,
+    LEAST_CLASSES,
+    ArmSummary,
+    Collapse,
+    Comparison,
+    ErrorRow,
+    NodeMean,
+    Origin,
+    ScoreRow,
+    StudyTable,
+    Target,
+    VariantTable,
+)
+
+SCORES = ("kid", "fid", "classes_covered", "coverage", "precision", "recall")
+_FLOORS = ("untrained", "pixels")
+_TRAINED = ("discriminator", "all")
+_HEADLINE = (*_TRAINED, "chosen")
+
+_Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
+
+
+def tabulate(study: Study) -> StudyTable:
+    """The table of everything that a study has so far."""
+    return StudyTable(
+        study=study.plan.name,
+        command=study.plan.command,
+        variants=tuple(_variant(study, variant) for variant in study.plan.variants),
+        missing=study.missing,
+        origins=_origins(study.cells),
+        paper=PAPER_ERRORS,
+        resamples=RESAMPLES,
+    )
+
+
+def _variant(study: Study, variant: str) -> VariantTable:
+    cells = study.of(variant)
+    arms = [(arm, study.of(variant, arm)) for arm in study.plan.arms]
+    kinds = sorted(_kinds(cells), key=_HEADLINE.__ne__)
+    data_sets = sorted({cell.probe.data_set for cell in cells if cell.probe})
+    errors = tuple(
+        row
+        for arm, own in arms
+        for kind in kinds
+        if kind[0] not in _FLOORS and (row := _error_row(arm, kind, _errors(own, kind)))
+    )
+    floors = tuple(
+        row for kind in kinds if kind[0] in _FLOORS and (row := _error_row(None, kind, _errors(cells, kind)))
+    )
+    collapsed = tuple(_collapses(cells))
+    return VariantTable(
+        variant=variant,
+        data_sets=tuple(data_sets),
+        arms=tuple(_summary(arm, own, collapsed) for arm, own in arms),
+        errors=errors,
+        floors=floors,
+        scores=tuple(_score_rows(arms, cells)),
+        comparisons=tuple(
+            found
+            for ours, theirs in study.plan.comparisons
+            for found in _comparisons((ours, study.of(variant, ours)), (theirs, study.of(variant, theirs)))
+        ),
+        targets=tuple(_targets(errors, floors, dict(arms), comparable=data_sets == ["mnist"])),
+        collapsed=collapsed,
+        unlike=_unlike(cells),
+    )
+
+
+def _kinds(cells: Sequence[Cell]) -> list[_Kind]:
+    """Every row that a probe has, in the order of the probes."""
+    return list(dict.fromkeys(_kind(row) for cell in cells if cell.probe for row in cell.probe.rows))
+
+
+def _kind(row: ProbeRow) -> _Kind:
+    return row.source, row.layers, row.kernel
+
+
+def _errors(cells: Sequence[Cell], kind: _Kind) -> Figures:
+    """Errors in % by seed and node; where several arms have one, as they may of a floor, the first arm's."""
+    found: dict[int, dict[int, float]] = {}
+    for cell in cells:
+        for row in cell.probe.rows if cell.probe else ():
+            if _kind(row) == kind:
+                for node in row.nodes:
+                    _note(found, cell.seed, node.node, node.error)
+    return found
+
+
+def _scores(cells: Sequence[Cell], score: str) -> Figures:
+    """One score by seed and node."""
+    found: dict[int, dict[int, float]] = {}
+    for cell in cells:
+        for node in cell.quality.nodes if cell.quality else ():
+            _note(found, cell.seed, node.node, float(getattr(node.scores, score)))
+    return found
+
+
+def _note(found: dict[int, dict[int, float]], seed: int, node: int, figure: float) -> None:
+    """Keeps the first figure of a place; one that is no number, as of a broken generator, is none."""
+    if math.isfinite(figure):
+        found.setdefault(seed, {}).setdefault(node, figure)
+
+
+def _error_row(arm: str | None, kind: _Kind, figures: Figures) -> ErrorRow | None:
+    overall = mean(figures)
+    return ErrorRow(arm, *kind, _node_means(figures), overall) if overall else None
+
+
+def _node_means(figures: Figures) -> tuple[NodeMean, ...]:
+    found = []
+    for node in sorted({node for values in figures.values() for node in values}):
+        values = {seed: figures[seed][node] for seed in sorted(figures) if node in figures[seed]}
+        found.append(NodeMean(node, float(np.mean(list(values.values()))), tuple(values)))
+    return tuple(found)
+
+
+def _score_rows(arms: Sequence[tuple[str, Sequence[Cell]]], cells: Sequence[Cell]) -> Iterator[ScoreRow]:
+    for arm, own in arms:
+        for score in SCORES:
+            figures = _scores(own, score)
+            if overall := mean(figures):
+                yield ScoreRow(arm, score, _node_means(figures), overall)
+    for score in SCORES:
+        real: dict[int, dict[int, float]] = {}
+        for cell in cells:
+            if cell.quality:
+                _note(real, cell.seed, 0, float(getattr(cell.quality.real, score)))
+        if overall := mean(real):
+            yield ScoreRow(None, score, (), overall)
+
+
+def _collapses(cells: Sequence[Cell]) -> Iterator[Collapse]:
+    floors = _errors(cells, ("untrained", "all", "rbf"))
+    for cell in cells:
+        errors = _errors([cell], (*_TRAINED, "rbf")).get(cell.seed, {})
+        classes = _scores([cell], "classes_covered").get(cell.seed, {})
+        for node, end in sorted(cell.nodes.items()):
+            reasons = []
+            if end.state != "finished":
+                reasons.append(f'ended as "{end.state}"')
+            if classes.get(node, math.inf) < LEAST_CLASSES:
+                reasons.append(f"classes covered: {classes[node]:.0f}")
+            floor = floors.get(cell.seed, {}).get(node, math.inf)
+            if errors.get(node, -math.inf) > floor + FLOOR_MARGIN:
+                reasons.append(f"error {errors[node]:.2f}, untrained {floor:.2f}")
+            if reasons:
+                yield Collapse(cell.arm, cell.seed, node, tuple(reasons), node in errors, node in classes)
+
+
+def _summary(arm: str, cells: Sequence[Cell], collapsed: Sequence[Collapse]) -> ArmSummary:
+    return ArmSummary(
+        name=arm,
+        policy=_policy(cells),
+        seeds=tuple(cell.seed for cell in cells),
+        trained=sum(len(cell.nodes) for cell in cells),
+        collapsed=sum(node.arm == arm for node in collapsed),
+    )
+
+
+def _policy(cells: Sequence[Cell]) -> str | None:
+    return str(cells[0].settings.get("policy")) if cells else None
+
+
+def _comparisons(
+    ours: tuple[str, Sequence[Cell]], theirs: tuple[str, Sequence[Cell]]
+) -> Iterator[Comparison]:
+    """The pair by each figure for which both have some."""
+    by_figure: dict[str, Callable[[Sequence[Cell]], Figures]] = {
+        "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
+        "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
+        "kid": lambda cells: _scores(cells, "kid"),
+    }
+    for figure, of in by_figure.items():
+        left, right = of(ours[1]), of(theirs[1])
+        differences = difference(left, right)
+        if not differences:
+            continue
+        yield Comparison(
+            ours=ours[0],
+            theirs=theirs[0],
+            figure=figure,
+            ours_mean=_mean_over(left, differences),
+            theirs_mean=_mean_over(right, differences),
+            change=relative_change(left, right) if figure == "kid" else mean(differences),
+            effect=effect_size(differences),
+        )
+
+
+def _mean_over(figures: Figures, pairs: Figures) -> float:
+    return float(np.mean([figures[seed][node] for seed, nodes in pairs.items() for node in nodes]))
+
+
+def _targets(
+    errors: Sequence[ErrorRow],
+    floors: Sequence[ErrorRow],
+    arms: dict[str, tuple[Cell, ...]],
+    *,
+    comparable: bool,
+) -> Iterator[Target]:
+    pixels = next((row.overall.value for row in floors if row.kind == ("pixels", None, "chosen")), None)
+    for row in errors:
+        if row.kind != _HEADLINE or row.arm is None:
+            continue
+        paper = PAPER_ERRORS.get(_policy(arms[row.arm]) or "")
+        if comparable and paper:
+            yield _target(row.arm, "paper", float(np.mean(list(paper.values()))), row.overall)
+        if pixels is not None:
+            yield _target(row.arm, "pixels", pixels, row.overall)
+
+
+def _target(arm: str, against: str, limit: float, error: Estimate) -> Target:
+    bootstrap, student = (
+        interval.high < limit if interval else None for interval in (error.bootstrap, error.student)
+    )
+    return Target(arm, against, limit, error, error.value < limit, bootstrap, student)
+
+
+def _unlike(cells: Sequence[Cell]) -> tuple[int, ...]:
+    classifiers: dict[int, set[str]] = {}
+    for cell in cells:
+        if cell.quality:
+            classifiers.setdefault(cell.seed, set()).add(cell.quality.classifier.digest)
+    return tuple(sorted(seed for seed, digests in classifiers.items() if len(digests) > 1))
+
+
+def _origins(cells: Sequence[Cell]) -> tuple[Origin, ...]:
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(json.dumps([cell.versions, cell.machine], sort_keys=True), []).append(cell)
+    return tuple(
+        Origin(group[0].versions, group[0].machine, tuple(cell.name for cell in group))
+        for group in alike.values()
+    )
