@@ -153,9 +153,9 @@ def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
         layer_features(trainer.discriminator, images) for images in (data.images[chosen], data.test_images)
     )
     trainer.discriminator.train()
-    products = train_products(train_layers, {"all": concatenated})["all"]
+    products = train_products([train_layers], {"all": concatenated})["all"]
     labels = data.labels[chosen]
-    errors = final_errors(products, train_layers, test_layers, labels, data.test_labels, {"rbf": _RBF})
+    errors = final_errors(products, [train_layers], [test_layers], labels, data.test_labels, {"rbf": _RBF})
     return errors["rbf"]
 
 

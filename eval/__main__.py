@@ -80,9 +80,18 @@ def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
 @_nodes_option
 @_seed_option
 @_floors_option
+@click.option(
+    "--neighborhood", is_flag=True, help="Probe each node's D joined with its neighbours' newest D too."
+)
 @_json_option
 def probe(
-    run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, floors: bool, as_json: bool
+    run_dirs: tuple[Path, ...],
+    node_ids: tuple[int, ...],
+    seed: int,
+    *,
+    floors: bool,
+    neighborhood: bool,
+    as_json: bool,
 ) -> None:
     """Measure each node's features: the test error of an SVM on every layer of its D (Table 1).
 
@@ -92,11 +101,12 @@ def probe(
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval import probe as probes  # noqa: PLC0415 - see the top of the file
 
-    steps = sum(len(ids) for _, ids in runs) * len(probes.sources(floors=floors))
+    wanted = {"floors": floors, "neighborhood": neighborhood}
+    steps = sum(len(ids) for _, ids in runs) * len(probes.sources(**wanted))
     results = []
     with _progress(steps) as tell:
         for run, ids in runs:
-            result = probes.probe(run, ids, seed, floors=floors, tell=tell)
+            result = probes.probe(run, ids, seed, **wanted, tell=tell)
             write_result(run.evaluation / PROBE_FILE, result)
             results.append(result)
     click.echo(_to_json(results) if as_json else "\n\n".join(_probe_text(result) for result in results))

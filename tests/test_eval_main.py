@@ -67,6 +67,24 @@ def test_probe_prints_json_that_equals_the_file(run_dir: Path) -> None:
     assert [node["node"] for node in printed["rows"][0]["nodes"]] == [1, 3]
 
 
+def test_probe_shows_the_neighbourhood_where_it_is_asked_for(run_dir: Path) -> None:
+    """Rows of their own in the table, the file and the report; Table 1's row stays what it was."""
+    result = _eval("probe", run_dir, "--node", "1", "--no-floors", "--neighborhood")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == ["toy: node 1, trained D", "toy: node 1, D and neighbours' D"]
+    assert "  D and neighbours' D, all layers" in result.stdout
+    assert "  D and neighbours' D, layers 1+2" in result.stdout
+    saved = read_probe(run_dir / "eval")
+    assert saved is not None
+    assert {row.source for row in saved.rows} == {"discriminator", "neighborhood"}
+    assert saved.headline.source == "discriminator"
+    assert _eval("report", run_dir).exit_code == 0
+    page = (run_dir / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "D and neighbours&#39; D, layers 1 and 2" in page
+    shutil.rmtree(run_dir / "nodes" / "3")
+    _assert_one_line(_eval("probe", run_dir, "--node", "1", "--neighborhood"), "no folder of node 3")
+
+
 def test_quality_judges_several_runs(
     run_dir: Path, make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
