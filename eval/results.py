@@ -158,6 +158,27 @@ class QualityScores:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassOrigins:
+    """Who holds the classes that a node's images cover, by the rule of `QualityScores.classes_covered`.
+
+    A class is named by its place in `QualityResult.classes`.
+
+    Attributes:
+        own: Classes with at least one image in the node's own shard.
+        neighbors: Classes with at least one image in a direct neighbour's shard, be they its own or not.
+        own_covered: How many of its own classes its images cover.
+        neighbors_covered: How many of its neighbours' that are not its own.
+        unseen_covered: How many of those that neither it nor a direct neighbour holds.
+    """
+
+    own: tuple[int, ...]
+    neighbors: tuple[int, ...]
+    own_covered: int
+    neighbors_covered: int
+    unseen_covered: int
+
+
+@dataclasses.dataclass(frozen=True)
 class QualityNode:
     """One node's generated images.
 
@@ -166,12 +187,15 @@ class QualityNode:
         checkpoint: File below the run directory.
         cycle: Turn of Algorithm 1 that it was saved after.
         scores: Against the test images.
+        origins: Who holds the classes that they cover; None where a shard, its own or a neighbour's, is not here with
+            labels, and in older files.
     """
 
     node: int
     checkpoint: str
     cycle: int
     scores: QualityScores
+    origins: ClassOrigins | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from eval.__main__ import main
 from eval.classifier import Recipe
 from eval.results import read_probe, read_quality
-from node.shards import load_shard, save_shard
+from node.shards import Shard, load_shard, save_shard
 
 pytestmark = pytest.mark.system
 
@@ -101,10 +101,51 @@ def test_quality_judges_several_runs(
     assert saved[1] is not None
     assert saved[0].classifier == saved[1].classifier
     assert saved[0].run_id == "toy"
+    assert len(list((run_dir / "eval" / "classifiers").iterdir())) == 1
+    assert not (other / "eval" / "classifiers").exists()
+    assert "unseen" not in result.stdout
     printed = json.loads(_eval("quality", run_dir, "--json", "--node", "1").stdout)
     assert printed[0]["real"] == dataclasses.asdict(saved[0])["real"] | {
         "class_shares": list(saved[0].real.class_shares)
     }
+
+
+def test_quality_takes_the_classifier_from_a_folder(
+    run_dir: Path, make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands over other runs of a study find there what the first has trained."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=20))
+    folder, words = tmp_path / "study", ("--node", "1")
+    result = _eval("quality", run_dir, *words, "--classifiers", folder)
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr("eval.classifier.train", lambda *_: pytest.fail("trained again"))
+    other = make_toy_run(tmp_path / "other", run_id="other")
+    assert _eval("quality", other, *words, "--classifiers", folder).exit_code == 0
+    assert not (run_dir / "eval" / "classifiers").exists()
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder should be", encoding="utf-8")
+    _assert_one_line(_eval("quality", other, "--classifiers", folder), "--classifiers", "is a file")
+
+
+def test_quality_tells_whose_classes_are_covered_where_a_node_lacks_some(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In columns of their own; not known where a neighbour's shard is elsewhere."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=20))
+    for node_id in (1, 2):
+        path = run_dir / "shards" / f"node-{node_id}.npz"
+        shard = load_shard(path)
+        assert shard.labels is not None
+        keep = shard.labels < node_id  # node 1 has the first class alone, node 2 the first two
+        save_shard(path, Shard(shard.images[keep], shard.labels[keep], classes=shard.classes))
+    result = _eval("quality", run_dir)
+    assert result.exit_code == 0, result.output
+    lines = {line[:6]: line.split()[-3:] for line in result.stdout.splitlines()}
+    assert ["own", "neighbours'", "unseen"] in lines.values()
+    for name, sizes in (("node 1", (1, 2, 0)), ("node 2", (2, 1, 0)), ("node 3", (3, 0, 0))):
+        assert [cell.split("/")[1] for cell in lines[name]] == [str(size) for size in sizes]
+    (run_dir / "shards" / "node-3.npz").unlink()
+    assert "own" not in _eval("quality", run_dir).stdout.splitlines()[1].split()
 
 
 def test_collect_says_what_it_took_and_what_is_missing(run_dir: Path, tmp_path: Path) -> None:
