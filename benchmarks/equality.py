@@ -102,9 +102,9 @@ def main() -> None:
         "torch": where["torch"],
     }
     done = [Training(**each) for each in _done(options.output, settings)]
-    cache_file = ROOT / "runs" / "equality.classifier"
-    make_directory(cache_file.parent)
-    read(options.data, cache_file)  # makes the classifier before two processes want it
+    classifiers = ROOT / "runs" / "equality.classifiers"
+    make_directory(classifiers)
+    read(options.data, classifiers)  # makes the classifier before two processes want it
     missing = [
         (seed, precision)
         for seed in range(options.seeds)
@@ -113,7 +113,7 @@ def main() -> None:
     ]
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's products, in processes that are yet to start
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        work = partial(train, options.data, cache_file, options.epochs, commit())
+        work = partial(train, options.data, classifiers, options.epochs, commit())
         for finished in as_completed([pool.submit(work, *each) for each in missing]):
             done.append(finished.result())
             print(done[-1], flush=True)
@@ -123,11 +123,11 @@ def main() -> None:
 
 
 def train(
-    folder: str, cache_file: Path, epochs: int, made_by: str | None, seed: int, precision: str
+    folder: str, classifiers: Path, epochs: int, made_by: str | None, seed: int, precision: str
 ) -> Training:
     """One node for so many epochs, then what it learnt."""
     prepare_processor(1)
-    data = read(folder, cache_file)
+    data = read(folder, classifiers)
     chosen = np.random.default_rng(seed).choice(len(data.images), _IMAGES, replace=False)
     trainer = Trainer(settings_of(seed, precision), "paper", 1, Shard(data.images[chosen]))
     kids, probes = [], []
@@ -153,9 +153,9 @@ def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
         layer_features(trainer.discriminator, images) for images in (data.images[chosen], data.test_images)
     )
     trainer.discriminator.train()
-    products = train_products(train_layers, {"all": concatenated})["all"]
+    products = train_products([train_layers], {"all": concatenated})["all"]
     labels = data.labels[chosen]
-    errors = final_errors(products, train_layers, test_layers, labels, data.test_labels, {"rbf": _RBF})
+    errors = final_errors(products, [train_layers], [test_layers], labels, data.test_labels, {"rbf": _RBF})
     return errors["rbf"]
 
 
@@ -169,7 +169,7 @@ def kid(trainer: Trainer, data: Data, seed: int) -> float:
 
 
 @cache
-def read(folder: str, cache_file: Path) -> Data:
+def read(folder: str, classifiers: Path) -> Data:
     """The images, and the classifier, which is trained by the first that asks."""
     found = load_data(folder)
     image = settings_of(0, "float32").image.model_copy(update={"channels": 1})
@@ -177,12 +177,7 @@ def read(folder: str, cache_file: Path) -> Data:
     pixels, test_pixels = (
         render(images, np.arange(len(images)), image) for images in (train_images, test_images)
     )
-    recipe, classes = Recipe(seed=0), len(found.classes)
-    model = Classifier(1, classes, recipe.widths)
-    made_from = classifier.digest(pixels, labels, classes, recipe)
-    if not classifier.load(cache_file, model, made_from):
-        model = classifier.train(pixels, labels, classes, recipe)
-        classifier.save(cache_file, model, made_from)
+    model, _ = classifier.kept(classifiers, pixels, labels, len(found.classes), Recipe(seed=0))
     return Data(pixels, labels, test_pixels, test_labels, model, classifier.describe(model, test_pixels))
 
 

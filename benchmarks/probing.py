@@ -50,7 +50,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
     times: list[float] = []
     for _ in range(5 if full else 3):
         began_s = time.perf_counter()
-        found = examine(train_layers, test_layers, labels, test_labels, fit_count, {"all": concatenated})
+        found = examine([train_layers], [test_layers], labels, test_labels, fit_count, {"all": concatenated})
         times.append(time.perf_counter() - began_s)
     errors = {name: error for name, (_, error) in found["all"].items()}
     rbf = found["all"]["rbf"][0]

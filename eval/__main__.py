@@ -19,6 +19,7 @@ from eval.columns import aligned
 from eval.results import (
     PROBE_FILE,
     QUALITY_FILE,
+    ClassOrigins,
     ProbeResult,
     QualityResult,
     QualityScores,
@@ -83,9 +84,18 @@ def collect(dirs: tuple[Path, ...], output: Path, *, as_json: bool) -> None:
 @_nodes_option
 @_seed_option
 @_floors_option
+@click.option(
+    "--neighborhood", is_flag=True, help="Probe each node's D joined with its neighbours' newest D too."
+)
 @_json_option
 def probe(
-    run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, floors: bool, as_json: bool
+    run_dirs: tuple[Path, ...],
+    node_ids: tuple[int, ...],
+    seed: int,
+    *,
+    floors: bool,
+    neighborhood: bool,
+    as_json: bool,
 ) -> None:
     """Measure each node's features: the test error of an SVM on every layer of its D (Table 1).
 
@@ -95,11 +105,12 @@ def probe(
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval import probe as probes  # noqa: PLC0415 - see the top of the file
 
-    steps = sum(len(ids) for _, ids in runs) * len(probes.sources(floors=floors))
+    wanted = {"floors": floors, "neighborhood": neighborhood}
+    steps = sum(len(ids) for _, ids in runs) * len(probes.sources(**wanted))
     results = []
     with _progress(steps) as tell:
         for run, ids in runs:
-            result = probes.probe(run, ids, seed, floors=floors, tell=tell)
+            result = probes.probe(run, ids, seed, **wanted, tell=tell)
             write_result(run.evaluation / PROBE_FILE, result)
             results.append(result)
     click.echo(_to_json(results) if as_json else "\n\n".join(_probe_text(result) for result in results))
@@ -109,22 +120,34 @@ def probe(
 @_runs_argument
 @_nodes_option
 @_seed_option
+@click.option(
+    "--classifiers",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps classifiers: runs on the same images take one from it. "
+    "By default eval/classifiers of the first RUN_DIR.",
+)
 @_json_option
-def quality(run_dirs: tuple[Path, ...], node_ids: tuple[int, ...], seed: int, *, as_json: bool) -> None:
+def quality(
+    run_dirs: tuple[Path, ...],
+    node_ids: tuple[int, ...],
+    seed: int,
+    classifiers: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
 
     Distances are taken in the features of a small classifier of the run's own training images, against the test
-    images. Writes RUN_DIR/eval/quality.json.
+    images. Where a node lacks classes, those covered are also told by who holds them. Writes RUN_DIR/eval/quality.json.
     """
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
-    from eval.classifier import CLASSIFIER_FILE  # noqa: PLC0415 - see the top of the file
-    from eval.quality import quality as judge  # noqa: PLC0415 - the same
+    from eval.quality import quality as judge  # noqa: PLC0415 - see the top of the file
 
-    caches = [run.evaluation / CLASSIFIER_FILE for run, _ in runs]
+    folder = classifiers or runs[0][0].evaluation / "classifiers"
     results = []
     with _progress(sum(len(ids) + 2 for _, ids in runs)) as tell:
         for run, ids in runs:
-            result = judge(run, ids, seed, caches, tell)
+            result = judge(run, ids, seed, folder, tell)
             write_result(run.evaluation / QUALITY_FILE, result)
             results.append(result)
     click.echo(_to_json(results) if as_json else "\n\n".join(_quality_text(result) for result in results))
@@ -275,12 +298,17 @@ def _probe_text(result: ProbeResult) -> str:
 
 
 def _quality_text(result: QualityResult) -> str:
-    head = ["", "KID", "sd", "FID", "classes", "precision", "recall", "density", "coverage"]
-    rows = [_quality_row("real images", result.real)]
-    rows += [_quality_row(f"node {node.node}", node.scores) for node in result.nodes]
+    table = [["", "KID", "sd", "FID", "classes", "precision", "recall", "density", "coverage"]]
+    table += [_quality_row("real images", result.real)]
+    table += [_quality_row(f"node {node.node}", node.scores) for node in result.nodes]
+    count = len(result.classes)
+    if any(node.origins and len(node.origins.own) < count for node in result.nodes):
+        kinds = [["own", "neighbours'", "unseen"], [""] * 3]
+        kinds += [_origins_row(node.origins, count) for node in result.nodes]
+        table = [row + more for row, more in zip(table, kinds, strict=True)]
     return (
         f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
-        f"{aligned([head, *rows])}\n"
+        f"{aligned(table)}\n"
         f"{result.real.images} images each against {result.reference_images} test images, in the features of a "
         f"classifier with {result.classifier.test_error:.2f}% test error"
     )
@@ -295,6 +323,18 @@ def _quality_row(name: str, scores: QualityScores) -> list[str]:
         f"{scores.fid:.2f}",
         f"{scores.classes_covered}/{len(scores.class_shares)}",
         *(f"{share:.3f}" for share in shares),
+    ]
+
+
+def _origins_row(origins: ClassOrigins | None, count: int) -> list[str]:
+    """Classes covered of those that the node holds, that only its neighbours do, and that neither does."""
+    if origins is None:
+        return ["?"] * 3
+    own, theirs = len(origins.own), len(set(origins.neighbors) - set(origins.own))
+    return [
+        f"{origins.own_covered}/{own}",
+        f"{origins.neighbors_covered}/{theirs}",
+        f"{origins.unseen_covered}/{count - own - theirs}",
     ]
 
 

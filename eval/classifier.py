@@ -11,6 +11,7 @@ Its features, by contrast, are taken from the images as they are, so that a grey
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from torch.nn import functional
 from eval.features import to_tensor
 from node.files import write_atomically
 
-CLASSIFIER_FILE = "classifier.safetensors"
 FEATURES = 64
 _BATCH = 500
 _SCALE_IMAGES = 10_000
@@ -106,6 +106,25 @@ def shuffled(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     return full_contrast(functional.avg_pool2d(noise, blur, stride=1, padding=blur // 2))
 
 
+def kept(
+    folder: Path, images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], classes: int, recipe: Recipe
+) -> tuple[Classifier, str]:
+    """The classifier of these training images and its digest, under which the folder keeps it from then on.
+
+    Processes may share the folder: whoever finds nothing there trains, and puts down the same.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    made_from = digest(images_NHWC, labels_N, classes, recipe)
+    path = folder / f"{made_from}.safetensors"
+    model = Classifier(images_NHWC.shape[3], classes, recipe.widths)
+    if not load(path, model, made_from):
+        model = train(images_NHWC, labels_N, classes, recipe)
+        save(path, model, made_from)
+    return model, made_from
+
+
 def digest(images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], classes: int, recipe: Recipe) -> str:
     """xxh3-128 of what a classifier is made from; equal digests mean the same classifier."""
     described = json.dumps([asdict(recipe), classes, list(images_NHWC.shape)]).encode()
@@ -177,13 +196,16 @@ def judge(model: Classifier, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float
 
 
 def save(path: Path, model: Classifier, made_from: str) -> None:
-    """Writes the classifier with the digest of what it was made from.
+    """Writes the classifier with the digest of what it was made from, whoever else may be writing it.
 
     Raises:
         OSError: The disk refuses; what was there before still is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, safetensors.torch.save(model.state_dict(), metadata={"digest": made_from}))
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as own:  # two writers of one file need two
+        whole = Path(own) / path.name
+        write_atomically(whole, safetensors.torch.save(model.state_dict(), metadata={"digest": made_from}))
+        whole.replace(path)
 
 
 def load(path: Path, model: Classifier, made_from: str) -> bool:

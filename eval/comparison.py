@@ -34,6 +34,8 @@ PAPER_ERRORS: Mapping[str, Mapping[int, float]] = {
 _FEATURES: Mapping[tuple[str, str | None], str] = {
     ("discriminator", "all"): "trained D, all layers",
     ("discriminator", "first-two"): "trained D, layers 1 and 2",
+    ("neighborhood", "all"): "D and neighbours' D, all layers",
+    ("neighborhood", "first-two"): "D and neighbours' D, layers 1 and 2",
     ("untrained", "all"): "untrained D, all layers",
     ("untrained", "first-two"): "untrained D, layers 1 and 2",
     ("pixels", None): "raw pixels",

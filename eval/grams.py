@@ -5,11 +5,14 @@
 A weighting joins the layers into one vector by a factor for each; the inner product of two such vectors is the sum of
 the layers' inner products by the squares of the factors. Every vector is then scaled so that the training vectors'
 mean norm is 1, which gives gamma and C the same meaning for every kind of feature.
+
+Sums also join the layers of several discriminators: each is a part, weighed by itself and read one after the other, so
+that the features of one need not stay in memory with those of the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,8 +24,10 @@ _ROWS = 256  # stay in the processor's cache: a kernel of 9,000 x 9,000 took 0.4
 
 Features = Sequence[NDArray[np.float32]]
 """[(N, n_1), …, (N, n_L)]."""
+Parts = Iterable[Features]
+"""What is joined: the features of each discriminator. Iterated several times, always in the same order."""
 Weighting = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From squared norms (N, L) the factor (L,) of each layer's inner products before scaling."""
+"""From squared norms (N, L) of one part the factor (L,) of each layer's inner products before scaling."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,11 @@ class Products:
 
     Attributes:
         train_NN: Training images by training images.
-        factors_L: What each layer's inner products count, scaling included.
+        factors: (L,) of each part: what each layer's inner products count, scaling included.
     """
 
     train_NN: NDArray[np.float32]
-    factors_L: NDArray[np.float64]
+    factors: tuple[NDArray[np.float64], ...]
 
 
 def concatenated(squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,36 +60,57 @@ def squared_norms(features: Features) -> NDArray[np.float64]:
     return np.stack([np.einsum("ij,ij->i", layer, layer) for layer in features], axis=1).astype(np.float64)
 
 
-def train_products(train: Features, weightings: Mapping[_Name, Weighting]) -> dict[_Name, Products]:
+def train_products(train: Parts, weightings: Mapping[_Name, Weighting]) -> dict[_Name, Products]:
     """The training images' inner products under each weighting.
 
     Numpy sees that `layer @ layer.T` is symmetric and computes half of it: 10,000 x 8049 float32 took 3.1 s on two
     threads where torch's MKL took 4.7 s.
 
     Args:
-        train: Features of the training images.
+        train: Features of the training images; read once.
         weightings: By name.
     """
-    train_NL = squared_norms(train)
-    count = len(train_NL)
-    found = {
-        name: Products(np.zeros((count, count), np.float32), _scaled(weigh(train_NL), train_NL))
-        for name, weigh in weightings.items()
-    }
-    for group in _groups([products.factors_L for products in found.values()]):
-        part = _joined(train, group)
-        part_NN = part @ part.T
-        for products in found.values():
-            _add(products.train_NN, part_NN, products.factors_L[group[0]])
-    return found
+    sums: dict[_Name, NDArray[np.float32]] = {}  # each takes the square of the images in memory
+    factors: dict[_Name, list[NDArray[np.float64]]] = {name: [] for name in weightings}
+    for features in train:
+        squares_NL = squared_norms(features)
+        for name, weigh in weightings.items():
+            sums.setdefault(name, np.zeros((len(squares_NL),) * 2, np.float32))
+            factors[name].append(weigh(squares_NL))
+        for group in _groups([factors[name][-1] for name in weightings]):
+            joined = _joined(features, group)
+            products_NN = joined @ joined.T
+            for name, total_NN in sums.items():
+                _add(total_NN, products_NN, factors[name][-1][group[0]])
+    return {name: _scaled(total_NN, factors[name]) for name, total_NN in sums.items()}
 
 
-def cross_products(rows: Features, columns: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Inner products of images by other images, under the weighting of these factors."""
-    total = np.zeros((len(rows[0]), len(columns[0])), np.float32)
-    for group in _groups([factors_L]):
-        _add(total, _joined(rows, group) @ _joined(columns, group).T, factors_L[group[0]])
-    return total
+def cross_products(
+    rows: Parts, columns: Parts, chosen_S: NDArray[np.int64], factors: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Inner products of images by some of the other images, and the rows' squared norms, under these factors.
+
+    Args:
+        rows: Features of the T rows; read once.
+        columns: Features of the other images; read once.
+        chosen_S: Which of these are columns.
+        factors: Of a weighting's `Products`.
+
+    Returns:
+        (T, S) and (T,).
+    """
+    parts = (
+        (
+            _weighed(features, [layer[chosen_S] for layer in others], factors_L),
+            squared_norms(features) @ factors_L,
+        )
+        for features, others, factors_L in zip(rows, columns, factors, strict=True)
+    )
+    total_TS, squares_T = next(parts)
+    for products_TS, more_T in parts:
+        total_TS += products_TS
+        squares_T += more_T
+    return total_TS, squares_T
 
 
 def kernel(
@@ -133,6 +159,14 @@ def _joined(features: Features, group: Sequence[int]) -> NDArray[np.float32]:
     return features[group[0]] if len(group) == 1 else np.concatenate([features[i] for i in group], axis=1)
 
 
+def _weighed(rows: Features, columns: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Inner products of images by images in one part."""
+    total = np.zeros((len(rows[0]), len(columns[0])), np.float32)
+    for group in _groups([factors_L]):
+        _add(total, _joined(rows, group) @ _joined(columns, group).T, factors_L[group[0]])
+    return total
+
+
 def _add(total: NDArray[np.float32], products: NDArray[np.float32], factor: float) -> None:
     if factor == 0:
         return
@@ -144,7 +178,10 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
 
 
-def _scaled(factors_L: NDArray[np.float64], squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The factors that make the mean norm of the joined vectors 1."""
-    mean_norm = float(np.sqrt(squares_NL @ factors_L).mean())
-    return factors_L / mean_norm**2 if mean_norm > 0 else factors_L
+def _scaled(total_NN: NDArray[np.float32], factors: Sequence[NDArray[np.float64]]) -> Products:
+    """Products and factors, in the memory of the sum, so that the mean norm of the joined vectors is 1."""
+    mean_norm = float(np.sqrt(np.diagonal(total_NN), dtype=np.float64).mean())
+    scale = 1 / mean_norm**2 if mean_norm > 0 else 1.0
+    for part in _parts(len(total_NN)):
+        total_NN[part] *= np.float32(scale)
+    return Products(total_NN, tuple(scale * factors_L for factors_L in factors))

@@ -7,6 +7,10 @@ from all of the node's images and is judged once on the test images. A class tha
 Two floors go through exactly the same procedure: raw pixels, and a D that was never trained. A trained D that does
 not beat both has learned nothing that the probe can show.
 
+So does a variant that the paper lacks, the neighbourhood: a node's own D and those of its direct neighbours describe an
+image together. A node can do this by itself, with its own images and labels: the neighbours' newest checkpoints stand
+for what they published last. (Under the policy `alone` nobody publishes; there the rows say what could be had.)
+
     N training images, F of them to fit while choosing, T test images
 """
 
@@ -16,7 +20,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,6 +28,8 @@ from numpy.typing import NDArray
 from sklearn.svm import SVC
 
 from eval.features import (
+    Described,
+    Description,
     check_images_fit,
     layer_features,
     pixel_features,
@@ -31,14 +37,13 @@ from eval.features import (
     untrained_discriminator,
 )
 from eval.grams import (
-    Features,
+    Parts,
     Products,
     Weighting,
     concatenated,
     cross_products,
     first_two,
     kernel,
-    squared_norms,
     train_products,
 )
 from eval.results import Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
@@ -62,11 +67,13 @@ _WEIGHTINGS: Mapping[Source, Mapping[Layers | None, Weighting]] = {
     "discriminator": {"all": concatenated, "first-two": first_two},
     "untrained": {"all": concatenated, "first-two": first_two},
     "pixels": {None: concatenated},
+    "neighborhood": {"all": concatenated, "first-two": first_two},
 }
 SOURCES: Mapping[Source, str] = {
     "discriminator": "trained D",
     "untrained": "untrained D",
     "pixels": "raw pixels",
+    "neighborhood": "D and neighbours' D",
 }
 """What people read for a source."""
 _PARTS = 10  # a tenth is held out
@@ -99,14 +106,14 @@ class Subject:
         images: (N, H, W, C).
         labels: (N,).
         fit_count: F.
-        checkpoint: Its newest.
+        checkpoints: Its newest, then the newest of each direct neighbour where they are to join in.
     """
 
     node_id: int
     images: NDArray[np.uint8]
     labels: Labels
     fit_count: int
-    checkpoint: Checkpoint
+    checkpoints: tuple[Checkpoint, ...]
 
 
 def split(labels: Labels, generator: np.random.Generator) -> tuple[NDArray[np.int64], int]:
@@ -125,8 +132,8 @@ def split(labels: Labels, generator: np.random.Generator) -> tuple[NDArray[np.in
 
 
 def examine(
-    train: Features,
-    test: Features,
+    train: Parts,
+    test: Parts,
     labels: Labels,
     test_labels: Labels,
     fit_count: int,
@@ -135,8 +142,8 @@ def examine(
     """For each weighting and kernel the hyperparameters that were chosen, and the error on the test images in percent.
 
     Args:
-        train: Features of the training images, those to fit first.
-        test: Features of the test images.
+        train: Features of the training images, those to fit first, by each discriminator.
+        test: Features of the test images, by each discriminator.
         labels: (N,).
         test_labels: (T,).
         fit_count: F.
@@ -177,8 +184,8 @@ def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dic
 
 def final_errors(
     products: Products,
-    train: Features,
-    test: Features,
+    train: Parts,
+    test: Parts,
     labels: Labels,
     test_labels: Labels,
     choices: Mapping[Kernel, Choice],
@@ -195,8 +202,7 @@ def final_errors(
     }
     del train_NN
     used = np.unique(np.concatenate([svm.support_ for svm in machines.values()]))
-    test_TS = cross_products(test, [layer[used] for layer in train], products.factors_L)
-    test_T = squared_norms(test) @ products.factors_L
+    test_TS, test_T = cross_products(test, train, used, products.factors)
     guessed: dict[Kernel, list[Labels]] = {name: [] for name in machines}
     # libsvm wants a column for every training image, and reads those of support vectors.
     padded = np.zeros((min(_PREDICTED_AT_ONCE, len(test_labels)), len(labels)))
@@ -220,9 +226,10 @@ def binomial_error(percent: float, count: int) -> float:
     return 100 * float(np.sqrt(share * (1 - share) / count))
 
 
-def sources(*, floors: bool) -> tuple[Source, ...]:
-    """What is probed at each node: its trained D, and the two floors."""
-    return ("discriminator", "untrained", "pixels") if floors else ("discriminator",)
+def sources(*, floors: bool, neighborhood: bool = False) -> tuple[Source, ...]:
+    """What is probed at each node: its trained D, with its neighbours' D, and the two floors."""
+    joined: tuple[Source, ...] = ("neighborhood",) if neighborhood else ()
+    return ("discriminator", *joined, *(("untrained", "pixels") if floors else ()))
 
 
 def probe(
@@ -231,6 +238,7 @@ def probe(
     seed: int,
     *,
     floors: bool,
+    neighborhood: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> ProbeResult:
     """Probes the nodes of a run, one at a time.
@@ -240,6 +248,7 @@ def probe(
         node_ids: Which of its nodes.
         seed: Of the held-out tenth and of the untrained discriminators.
         floors: Whether to probe raw pixels and an untrained D as well.
+        neighborhood: Whether to probe each node's D joined with its neighbours' as well.
         tell: Called with one line before each of the nodes' sources.
 
     Raises:
@@ -247,10 +256,12 @@ def probe(
             images do not fit the architecture. All nodes are checked before the first is probed.
     """
     test = run.test_images()
-    subjects = [_subject(run, node_id, test, seed) for node_id in node_ids]
+    newest = cache(run.checkpoint)  # training may go on: a node and its neighbours shall see the same one
+    groups = [(each, *(run.node(each).neighbors if neighborhood else ())) for each in node_ids]
+    subjects = [_subject(run, list(map(newest, group)), test, seed) for group in groups]
     found: dict[tuple[Source, Layers | None], list[Mapping[Kernel, ProbeNode]]] = {}
     for subject in subjects:
-        for source in sources(floors=floors):
+        for source in sources(floors=floors, neighborhood=neighborhood):
             tell(f"{run.run_id}: node {subject.node_id}, {SOURCES[source]}")
             for layers, by_kernel in _probe_node(run, subject, source, test, seed):
                 found.setdefault((source, layers), []).append(by_kernel)
@@ -263,11 +274,15 @@ def probe(
     )
 
 
-def _subject(run: RunDirectory, node_id: int, test: LabelledImages, seed: int) -> Subject:
-    """One node's checkpoint and images, checked, the images in the order of `split`."""
-    checkpoint, own = run.checkpoint(node_id), run.training_images(node_id)
+def _subject(
+    run: RunDirectory, checkpoints: Sequence[Checkpoint], test: LabelledImages, seed: int
+) -> Subject:
+    """The node of the first checkpoint with its images, checked, in the order of `split`."""
+    node_id = checkpoints[0].meta.node_id
+    own = run.training_images(node_id)
     for images in (own, test):
-        check_images_fit(checkpoint, images)
+        for checkpoint in checkpoints:
+            check_images_fit(checkpoint, images)
     labels = own.labels
     common = int((np.unique(labels, return_counts=True)[1] > 1).sum())
     if len(labels) < _PARTS or common < 2:  # noqa: PLR2004 - an SVM tells at least two classes apart
@@ -275,18 +290,19 @@ def _subject(run: RunDirectory, node_id: int, test: LabelledImages, seed: int) -
         mend = f"a node to probe needs at least {_PARTS} images and two such classes"
         raise InputError(own.path, problem, mend)
     order, fit_count = split(labels, np.random.default_rng([seed, node_id]))
-    return Subject(node_id, own.images[order], labels[order], fit_count, checkpoint)
+    return Subject(node_id, own.images[order], labels[order], fit_count, tuple(checkpoints))
 
 
 def _probe_node(
     run: RunDirectory, subject: Subject, source: Source, test: LabelledImages, seed: int
 ) -> Iterator[tuple[Layers | None, Mapping[Kernel, ProbeNode]]]:
     """One node's errors from one source, for each weighting of the layers and each kernel."""
-    train, test_features = _features(run, subject, source, test, seed)
-    sizes = [layer.shape[1] for layer in train]
+    by = _descriptions(run, subject, source, seed)
+    train, test_features = (_features(by, images) for images in (subject.images, test.images))
     weightings = _WEIGHTINGS[source]
     found = examine(train, test_features, subject.labels, test.labels, subject.fit_count, weightings)
-    checkpoint = subject.checkpoint if source == "discriminator" else None
+    widths = [[layer.shape[1] for layer in part] for part in _features(by, subject.images[:1])]
+    trained = _trained(subject, source)
     for layers, by_kernel in found.items():
         yield (
             layers,
@@ -299,29 +315,38 @@ def _probe_node(
                     training_images=len(subject.labels),
                     held_out_images=len(subject.labels) - subject.fit_count,
                     held_out_error=round(choice.held_out_error, 4),
-                    features=sum(sizes[:2]) if layers == "first-two" else sum(sizes),
+                    features=sum(sum(part[: 2 if layers == "first-two" else None]) for part in widths),
                     kernel=name,
                     c=choice.c,
                     gamma=choice.gamma,
-                    checkpoint=run.below(checkpoint.path) if checkpoint else None,
-                    cycle=checkpoint.meta.cycle if checkpoint else None,
+                    checkpoint=run.below(trained[0].path) if trained else None,
+                    cycle=trained[0].meta.cycle if trained else None,
+                    neighbor_checkpoints=tuple(run.below(other.path) for other in trained[1:]),
                 )
                 for name, (choice, error) in by_kernel.items()
             },
         )
 
 
-def _features(
-    run: RunDirectory, subject: Subject, source: Source, test: LabelledImages, seed: int
-) -> tuple[Features, Features]:
-    """Of a node's own images and of the test images."""
+def _trained(subject: Subject, source: Source) -> tuple[Checkpoint, ...]:
+    """Whose trained discriminators a source describes images by, the node's own first; nobody's for the floors."""
+    return {"discriminator": subject.checkpoints[:1], "neighborhood": subject.checkpoints}.get(source, ())
+
+
+def _descriptions(run: RunDirectory, subject: Subject, source: Source, seed: int) -> list[Description]:
+    """What describes a node's images: a function for each discriminator."""
     if source == "pixels":
-        return pixel_features(subject.images), pixel_features(test.images)
-    if source == "discriminator":
-        discriminator = trained_discriminator(run, subject.checkpoint)
-    else:
-        discriminator = untrained_discriminator(run, subject.node_id, subject.images, seed)
-    return layer_features(discriminator, subject.images), layer_features(discriminator, test.images)
+        return [pixel_features]
+    discriminators = [trained_discriminator(run, checkpoint) for checkpoint in _trained(subject, source)] or [
+        untrained_discriminator(run, subject.node_id, subject.images, seed)
+    ]
+    return [partial(layer_features, discriminator) for discriminator in discriminators]
+
+
+def _features(by: Sequence[Description], images: NDArray[np.uint8]) -> Parts:
+    """Features of one discriminator, held in memory, or of several, one after the other."""
+    several = Described(by, images)
+    return several if len(by) > 1 else list(several)
 
 
 def _rows(

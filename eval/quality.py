@@ -7,18 +7,18 @@ ones give the reference point: no generator can be asked to do better than they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval import classifier as classifiers
-from eval.classifier import CLASSIFIER_FILE, FEATURES, Classifier, Recipe
+from eval.classifier import FEATURES, Classifier, Recipe
 from eval.features import check_images_fit, generated_images, trained_generator
 from eval.metrics import Vectors, confident_shares, frechet_distance, kernel_distance, neighborhoods
 from eval.probe import percent_wrong
-from eval.results import ClassifierCard, QualityNode, QualityResult, QualityScores
+from eval.results import ClassifierCard, ClassOrigins, QualityNode, QualityResult, QualityScores
 from eval.runs import LabelledImages, RunDirectory
 from node.checkpoint import Checkpoint
 from node.models import Generator
@@ -37,7 +37,7 @@ def quality(
     run: RunDirectory,
     node_ids: Sequence[int],
     seed: int,
-    caches: Sequence[Path] = (),
+    folder: Path,
     tell: Callable[[str], None] = lambda _: None,
 ) -> QualityResult:
     """Judges the generators of a run's nodes.
@@ -46,7 +46,7 @@ def quality(
         run: The run.
         node_ids: Which of its nodes.
         seed: Of the noise, the subsets and the classifier.
-        caches: Classifier files of other runs, which may hold the same classifier already.
+        folder: Where classifiers are kept, each under the digest of the images that it learned from.
         tell: Called with one line before the classifier, the real images and each node: len(node_ids) + 2 times.
 
     Raises:
@@ -56,9 +56,11 @@ def quality(
     test = run.test_images()
     count = _image_count(test)
     generators = {node_id: _generator(run, node_id, test) for node_id in node_ids}
-    images, labels = training_pool(run, test)
+    shards = training_shards(run, test)
+    held = {node_id: frozenset(shard.labels.tolist()) for node_id, shard in shards.items()}
+    images, labels = training_pool(list(shards.values()))
     tell(f"{run.run_id}: classifier of {len(labels)} images")
-    model, card = _classifier(run, images, labels, test, seed, caches)
+    model, card = _classifier(folder, images, labels, test, seed)
     reference = classifiers.describe(model, test.images)
     tell(f"{run.run_id}: real images")
     sample = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
@@ -67,7 +69,8 @@ def quality(
     for node_id, (checkpoint, generator) in generators.items():
         tell(f"{run.run_id}: node {node_id}, {count} generated images")
         scores = score(model, generated_images(generator, count, seed), reference, seed)
-        nodes.append(QualityNode(node_id, run.below(checkpoint.path), checkpoint.meta.cycle, scores))
+        found = origins(held, node_id, run.node(node_id).neighbors, scores)
+        nodes.append(QualityNode(node_id, run.below(checkpoint.path), checkpoint.meta.cycle, scores, found))
     about = (run.run_id, run.settings.policy, test.data_set, seed, test.classes, len(test.images))
     return QualityResult(*about, card, real, tuple(nodes))
 
@@ -109,29 +112,62 @@ def score(
     )
 
 
-def training_pool(run: RunDirectory, test: LabelledImages) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The labelled training images of all nodes together, (N, H, W, C) and (N,).
+def origins(
+    held: Mapping[int, frozenset[int]], node_id: int, neighbors: Sequence[int], scores: QualityScores
+) -> ClassOrigins | None:
+    """Who holds the classes that a node's images cover; None where the labels of one who might are not here.
 
-    In the order of the data set where the shards tell it, so that every split of the same images gives the same
-    classifier. Nodes whose shards are elsewhere, or without labels, are left out: shards are private.
+    Args:
+        held: Classes of every node whose labelled shard is here.
+        node_id: The node.
+        neighbors: Its direct neighbours.
+        scores: Of its images.
+    """
+    if not held.keys() >= {node_id, *neighbors}:
+        return None
+    own = held[node_id]
+    theirs = frozenset[int]().union(*(held[neighbor] for neighbor in neighbors))
+    covered = {k for k, share in enumerate(scores.class_shares) if share >= scores.class_share_needed}
+    return ClassOrigins(
+        own=tuple(sorted(own)),
+        neighbors=tuple(sorted(theirs)),
+        own_covered=len(covered & own),
+        neighbors_covered=len(covered & theirs - own),
+        unseen_covered=len(covered - own - theirs),
+    )
+
+
+def training_shards(run: RunDirectory, test: LabelledImages) -> dict[int, LabelledImages]:
+    """The labelled training images by node.
+
+    Nodes whose shards are elsewhere, or without labels, are left out: shards are private.
 
     Raises:
         InputError: No node's shard is here with labels, or a shard does not fit the test images.
     """
-    shards: list[LabelledImages] = []
+    shards: dict[int, LabelledImages] = {}
     refusals: list[InputError] = []
     for node in run.nodes:
         try:
-            shards.append(run.training_images(node.id))
+            shards[node.id] = run.training_images(node.id)
         except InputError as error:
             refusals.append(error)
     if not shards:
         raise refusals[0]
-    for shard in shards:
+    for shard in shards.values():
         if shard.image_shape != test.image_shape or int(shard.labels.max()) >= len(test.classes):
             problem = f"images of {shard.image_shape} (size, channels), labels up to {shard.labels.max()}"
             mend = f"as the test images: {test.image_shape}, labels up to {len(test.classes) - 1}"
             raise InputError(shard.path, problem, mend)
+    return shards
+
+
+def training_pool(shards: Sequence[LabelledImages]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The training images of all nodes together, (N, H, W, C) and (N,).
+
+    In the order of the data set where the shards tell it, so that every split of the same images gives the same
+    classifier.
+    """
     images = np.concatenate([shard.images for shard in shards])
     labels = np.concatenate([shard.labels for shard in shards])
     indexes = [shard.index for shard in shards if shard.index is not None]
@@ -156,22 +192,9 @@ def _generator(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple[C
 
 
 def _classifier(
-    run: RunDirectory,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    test: LabelledImages,
-    seed: int,
-    caches: Sequence[Path],
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages, seed: int
 ) -> tuple[Classifier, ClassifierCard]:
-    """The classifier of these training images, from a cache where there is one, and what is known of it."""
-    recipe, classes = Recipe(seed=seed), len(test.classes)
-    made_from = classifiers.digest(images, labels, classes, recipe)
-    own = run.evaluation / CLASSIFIER_FILE
-    model = Classifier(images.shape[3], classes, recipe.widths)
-    found = next((path for path in (own, *caches) if classifiers.load(path, model, made_from)), None)
-    if found is None:
-        model = classifiers.train(images, labels, classes, recipe)
-    if found != own:
-        classifiers.save(own, model, made_from)
+    """The classifier of these training images, and what is known of it."""
+    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), Recipe(seed=seed))
     wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
     return model, ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)

@@ -19,7 +19,7 @@ from topology.errors import InputError
 
 PROBE_FILE, QUALITY_FILE = "probe.json", "quality.json"
 
-Source = Literal["discriminator", "untrained", "pixels"]
+Source = Literal["discriminator", "untrained", "pixels", "neighborhood"]
 Layers = Literal["all", "first-two"]
 Kernel = Literal["linear", "rbf"]
 
@@ -44,6 +44,7 @@ class ProbeNode:
         gamma: Width of the RBF kernel on features of mean norm 1; None for a linear kernel.
         checkpoint: File below the run directory; None for the floors, which have none.
         cycle: Turn of Algorithm 1 that the checkpoint was saved after; None for the floors.
+        neighbor_checkpoints: Files of the neighbours' discriminators that joined in; empty but for `neighborhood`.
     """
 
     node: int
@@ -59,6 +60,7 @@ class ProbeNode:
     gamma: float | None
     checkpoint: str | None
     cycle: int | None
+    neighbor_checkpoints: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +70,10 @@ class ProbeRow:
     Attributes:
         source: `discriminator`: the node's own trained D; the two floors are `untrained`, a D drawn by the
             node's rule of initialisation and given the batch normalisation statistics of the node's images, and
-            `pixels`.
-        layers: `all`: the outputs of every layer, concatenated as in the paper; `first-two`: those of layers 1 and 2,
-            each scaled to mean norm 1; None for pixels.
+            `pixels`. `neighborhood`, a variant that the paper lacks: the node's own trained D together with the
+            newest of its direct neighbours.
+        layers: `all`: the outputs of every layer of every D, concatenated as in the paper; `first-two`: those of
+            layers 1 and 2, each scaled to mean norm 1; None for pixels.
         kernel: `linear`, `rbf`, or `chosen`: for each node the one with fewer errors on its held-out images.
         headline: The row to set beside Table 1: trained, all layers, kernel chosen.
         mean: Mean error over the nodes, in percent.
@@ -155,6 +158,27 @@ class QualityScores:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassOrigins:
+    """Who holds the classes that a node's images cover, by the rule of `QualityScores.classes_covered`.
+
+    A class is named by its place in `QualityResult.classes`.
+
+    Attributes:
+        own: Classes with at least one image in the node's own shard.
+        neighbors: Classes with at least one image in a direct neighbour's shard, be they its own or not.
+        own_covered: How many of its own classes its images cover.
+        neighbors_covered: How many of its neighbours' that are not its own.
+        unseen_covered: How many of those that neither it nor a direct neighbour holds.
+    """
+
+    own: tuple[int, ...]
+    neighbors: tuple[int, ...]
+    own_covered: int
+    neighbors_covered: int
+    unseen_covered: int
+
+
+@dataclasses.dataclass(frozen=True)
 class QualityNode:
     """One node's generated images.
 
@@ -163,12 +187,15 @@ class QualityNode:
         checkpoint: File below the run directory.
         cycle: Turn of Algorithm 1 that it was saved after.
         scores: Against the test images.
+        origins: Who holds the classes that they cover; None where a shard, its own or a neighbour's, is not here with
+            labels, and in older files.
     """
 
     node: int
     checkpoint: str
     cycle: int
     scores: QualityScores
+    origins: ClassOrigins | None = None
 
 
 @dataclasses.dataclass(frozen=True)

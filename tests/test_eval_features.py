@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from eval.features import (
+    Described,
     check_images_fit,
     generated_images,
     layer_features,
@@ -95,6 +98,23 @@ def test_pixels_run_from_0_to_1() -> None:
     (pixels,) = pixel_features(np.array([[[[0], [255]], [[51], [102]]]], np.uint8))
     np.testing.assert_allclose(pixels, [[0, 1, 0.2, 0.4]], rtol=1e-6)
     assert pixels.dtype == np.float32
+
+
+def test_several_descriptions_are_computed_one_after_the_other() -> None:
+    """Only when they are read, and anew for the next reader, so that they need not fit into memory together."""
+    computed: list[int] = []
+
+    def describe(which: int, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        computed.append(which)
+        return [np.full((len(images), 2), which, np.float32)]
+
+    several = Described([partial(describe, which) for which in (1, 2)], _images(3))
+    reader = iter(several)
+    assert computed == []
+    assert next(reader)[0].tolist() == [[1, 1]] * 3
+    assert computed == [1]
+    assert [part[0][0, 0] for part in several] == [1, 2]
+    assert computed == [1, 1, 2]
 
 
 def test_the_same_noise_gives_the_same_images(run: RunDirectory) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from eval.__main__ import main
 from eval.classifier import Recipe
 from eval.results import read_probe, read_quality
-from node.shards import load_shard, save_shard
+from node.shards import Shard, load_shard, save_shard
 
 pytestmark = pytest.mark.system
 
@@ -67,6 +67,24 @@ def test_probe_prints_json_that_equals_the_file(run_dir: Path) -> None:
     assert [node["node"] for node in printed["rows"][0]["nodes"]] == [1, 3]
 
 
+def test_probe_shows_the_neighbourhood_where_it_is_asked_for(run_dir: Path) -> None:
+    """Rows of their own in the table, the file and the report; Table 1's row stays what it was."""
+    result = _eval("probe", run_dir, "--node", "1", "--no-floors", "--neighborhood")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == ["toy: node 1, trained D", "toy: node 1, D and neighbours' D"]
+    assert "  D and neighbours' D, all layers" in result.stdout
+    assert "  D and neighbours' D, layers 1+2" in result.stdout
+    saved = read_probe(run_dir / "eval")
+    assert saved is not None
+    assert {row.source for row in saved.rows} == {"discriminator", "neighborhood"}
+    assert saved.headline.source == "discriminator"
+    assert _eval("report", run_dir).exit_code == 0
+    page = (run_dir / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "D and neighbours&#39; D, layers 1 and 2" in page
+    shutil.rmtree(run_dir / "nodes" / "3")
+    _assert_one_line(_eval("probe", run_dir, "--node", "1", "--neighborhood"), "no folder of node 3")
+
+
 def test_quality_judges_several_runs(
     run_dir: Path, make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,10 +101,51 @@ def test_quality_judges_several_runs(
     assert saved[1] is not None
     assert saved[0].classifier == saved[1].classifier
     assert saved[0].run_id == "toy"
+    assert len(list((run_dir / "eval" / "classifiers").iterdir())) == 1
+    assert not (other / "eval" / "classifiers").exists()
+    assert "unseen" not in result.stdout
     printed = json.loads(_eval("quality", run_dir, "--json", "--node", "1").stdout)
     assert printed[0]["real"] == dataclasses.asdict(saved[0])["real"] | {
         "class_shares": list(saved[0].real.class_shares)
     }
+
+
+def test_quality_takes_the_classifier_from_a_folder(
+    run_dir: Path, make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands over other runs of a study find there what the first has trained."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=20))
+    folder, words = tmp_path / "study", ("--node", "1")
+    result = _eval("quality", run_dir, *words, "--classifiers", folder)
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr("eval.classifier.train", lambda *_: pytest.fail("trained again"))
+    other = make_toy_run(tmp_path / "other", run_id="other")
+    assert _eval("quality", other, *words, "--classifiers", folder).exit_code == 0
+    assert not (run_dir / "eval" / "classifiers").exists()
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder should be", encoding="utf-8")
+    _assert_one_line(_eval("quality", other, "--classifiers", folder), "--classifiers", "is a file")
+
+
+def test_quality_tells_whose_classes_are_covered_where_a_node_lacks_some(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In columns of their own; not known where a neighbour's shard is elsewhere."""
+    monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=20))
+    for node_id in (1, 2):
+        path = run_dir / "shards" / f"node-{node_id}.npz"
+        shard = load_shard(path)
+        assert shard.labels is not None
+        keep = shard.labels < node_id  # node 1 has the first class alone, node 2 the first two
+        save_shard(path, Shard(shard.images[keep], shard.labels[keep], classes=shard.classes))
+    result = _eval("quality", run_dir)
+    assert result.exit_code == 0, result.output
+    lines = {line[:6]: line.split()[-3:] for line in result.stdout.splitlines()}
+    assert ["own", "neighbours'", "unseen"] in lines.values()
+    for name, sizes in (("node 1", (1, 2, 0)), ("node 2", (2, 1, 0)), ("node 3", (3, 0, 0))):
+        assert [cell.split("/")[1] for cell in lines[name]] == [str(size) for size in sizes]
+    (run_dir / "shards" / "node-3.npz").unlink()
+    assert "own" not in _eval("quality", run_dir).stdout.splitlines()[1].split()
 
 
 def test_collect_says_what_it_took_and_what_is_missing(run_dir: Path, tmp_path: Path) -> None:

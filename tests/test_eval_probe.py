@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.svm import SVC
 
-from eval.grams import concatenated, cross_products, first_two, kernel, squared_norms, train_products
+from eval.features import layer_features
+from eval.grams import Features, concatenated, cross_products, first_two, kernel, train_products
 from eval.probe import Choice, binomial_error, choose, final_errors, probe, split
-from eval.runs import read_run
+from eval.runs import RunDirectory, read_run
+from node import checkpoint
+from node.checkpoint import add_prefix
+from node.models import Discriminator, initialise
 from node.shards import Shard, load_shard, save_shard
 from topology.errors import InputError
 
@@ -29,16 +35,14 @@ def _layers(count: int, seed: int) -> list[np.ndarray[tuple[int, int], np.dtype[
 def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
     """Every weighting comes from the same products."""
     train, test = _layers(30, 0), _layers(12, 1)
-    found = train_products(train, {"all": concatenated})["all"]
+    found = train_products([train], {"all": concatenated})["all"]
     joined, other = np.hstack(train), np.hstack(test)
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    np.testing.assert_allclose(
-        cross_products(test, train, found.factors_L), other @ joined.T / scale**2, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        squared_norms(test) @ found.factors_L, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5
-    )
+    chosen = np.array([0, 3, 29])
+    products, squares = cross_products([test], [train], chosen, found.factors)
+    np.testing.assert_allclose(products, other @ joined[chosen].T / scale**2, atol=1e-5)
+    np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
     assert np.sqrt(np.diagonal(found.train_NN)).mean() == pytest.approx(1, rel=1e-5)
 
 
@@ -46,11 +50,52 @@ def test_the_first_two_layers_count_the_same() -> None:
     """Each is scaled to mean norm 1 before they are joined; the last layer is left out."""
     train = _layers(30, 0)
     train[0] *= 50
-    found = train_products(train, {"first-two": first_two})["first-two"]
+    found = train_products([train], {"first-two": first_two})["first-two"]
     parts = [layer / np.linalg.norm(layer, axis=1).mean() for layer in train[:2]]
     joined = np.hstack(parts)
     joined /= np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T, atol=1e-5)
+
+
+def _neighborhood() -> tuple[list[Features], list[Features]]:
+    """Training and test images by three discriminators, one of them wider and of fewer layers than the others."""
+    train, test = (
+        [_layers(count, seed) for seed in seeds] for count, seeds in ((30, (0, 1, 2)), (12, (3, 4, 5)))
+    )
+    for layers, seed in ((train, 6), (test, 7)):
+        count = len(layers[1][0])
+        layers[1] = [
+            9 * np.random.default_rng(seed).standard_normal((count, 20)).astype(np.float32),
+            layers[1][1],
+        ]
+    return train, test
+
+
+def test_the_grams_of_discriminators_add_up_to_that_of_all_their_layers() -> None:
+    """One discriminator after the other, whatever their architectures, gives what concatenation gives."""
+    train, test = _neighborhood()
+    found = train_products(iter(train), {"all": concatenated})["all"]
+    joined, other = (np.hstack([layer for part in parts for layer in part]) for parts in (train, test))
+    scale = np.linalg.norm(joined, axis=1).mean()
+    np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
+    products, squares = cross_products(iter(test), iter(train), np.arange(30), found.factors)
+    np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
+    np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
+
+
+def test_the_first_two_layers_of_every_discriminator_count_the_same() -> None:
+    """A neighbour whose numbers are larger does not drown the others."""
+    train, test = _neighborhood()
+    found = train_products(train, {"all": concatenated, "first-two": first_two})["first-two"]
+    norms = [np.linalg.norm(layer, axis=1).mean() for part in train for layer in part[:2]]
+    layers = [[layer for part in parts for layer in part[:2]] for parts in (train, test)]
+    joined, other = (
+        np.hstack([layer / norm for layer, norm in zip(each, norms, strict=True)]) for each in layers
+    )
+    scale = np.linalg.norm(joined, axis=1).mean()
+    np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
+    products, _ = cross_products(test, train, np.arange(30), found.factors)
+    np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
 
 
 def test_kernels_match_their_definitions() -> None:
@@ -72,13 +117,13 @@ def test_a_precomputed_kernel_gives_the_same_svm(gamma: float | None) -> None:
     train, test = _layers(90, 0)[:1], _layers(60, 1)[:1]
     labels = np.asarray((train[0][:, 0] > 0).astype(np.int64) + (train[0][:, 1] > 0))
     truth = np.asarray((test[0][:, 0] > 0).astype(np.int64) + (test[0][:, 1] > 0))
-    products = train_products(train, {"all": concatenated})["all"]
+    products = train_products([train], {"all": concatenated})["all"]
     scale = np.linalg.norm(train[0], axis=1).mean()
     plain = SVC(kernel="linear" if gamma is None else "rbf", C=3, gamma=gamma or "scale")
     expected = 100 * (plain.fit(train[0] / scale, labels).predict(test[0] / scale) != truth).mean()
     name = "linear" if gamma is None else "rbf"
     choice = Choice(name, gamma, 3, 0)  # type: ignore[arg-type]  # one of two names
-    found = final_errors(products, train, test, labels, truth, {choice.kernel: choice})
+    found = final_errors(products, [train], [test], labels, truth, {choice.kernel: choice})
     assert found == {name: pytest.approx(expected, abs=1e-9)}
 
 
@@ -110,7 +155,7 @@ def test_the_choice_is_made_on_the_held_out_images() -> None:
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
     order, fit_count = split(np.repeat([0, 1], 100), generator)
     points, labels = points[order], np.repeat([0, 1], 100)[order]
-    products = train_products([points], {"all": concatenated})["all"]
+    products = train_products([[points]], {"all": concatenated})["all"]
     found = choose(products.train_NN, labels, fit_count)
     assert found["rbf"].held_out_error == 0
     assert found["linear"].held_out_error > 20
@@ -179,3 +224,66 @@ def test_a_node_with_one_class_is_told(make_toy_run: MakeRun, tmp_path: Path) ->
     save_shard(run.node(1).shard, Shard(shard.images, np.zeros(40, np.int64), classes=("a", "b", "c")))
     with pytest.raises(InputError, match="40 images, 1 classes with more than one; a node to probe needs"):
         probe(run, [1], 0, floors=True)
+
+
+def _blind(run: RunDirectory, node_id: int) -> None:
+    """Overwrites a node's checkpoint with one whose D sees nothing: all its weights are 0."""
+    old = run.checkpoint(node_id)
+    tensors = {
+        name: torch.zeros_like(tensor) if name.startswith("discriminator.") else tensor
+        for name, tensor in old.tensors.items()
+    }
+    checkpoint.save(run.node(node_id).directory, old.meta, tensors)
+
+
+def test_neighbours_tell_apart_what_a_node_cannot(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """The neighbourhood stands in rows of its own beside the node's D, and is never the headline."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    _blind(run, 2)
+    told: list[str] = []
+    result = probe(run, [2], 0, floors=False, neighborhood=True, tell=told.append)
+    assert told == ["toy: node 2, trained D", "toy: node 2, D and neighbours' D"]
+    rows = {(row.source, row.layers): row for row in result.rows if row.kernel == "chosen"}
+    assert set(rows) == {(s, n) for s in ("discriminator", "neighborhood") for n in ("all", "first-two")}
+    for layers in ("all", "first-two"):
+        assert rows["discriminator", layers].mean > 50
+        assert rows["neighborhood", layers].mean < 10
+    assert [row for row in result.rows if row.headline] == [rows["discriminator", "all"]]
+    own, joined = (rows[source, "all"].nodes[0] for source in ("discriminator", "neighborhood"))
+    assert (joined.checkpoint, joined.cycle) == (own.checkpoint, own.cycle)
+    assert joined.neighbor_checkpoints == tuple(
+        f"nodes/{other}/checkpoints/cycle-00000030.safetensors" for other in (1, 3)
+    )
+    assert own.neighbor_checkpoints == ()
+    assert joined.features == 3 * own.features
+
+
+def test_a_neighbour_may_have_another_architecture(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Its layers need not be as wide as the node's."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    first, second, third = run.nodes
+    run = dataclasses.replace(run, nodes=(first, dataclasses.replace(second, architecture="paper"), third))
+    old = run.checkpoint(2)
+    other = Discriminator(run.architecture(2), 8, 1)
+    initialise(other, "he", torch.Generator().manual_seed(0))
+    tensors = add_prefix(other.state_dict(), "discriminator")
+    checkpoint.save(run.node(2).directory, dataclasses.replace(old.meta, architecture="paper"), tensors)
+    result = probe(run, [1], 0, floors=False, neighborhood=True)
+    own, joined = (
+        next(row.nodes[0] for row in result.rows if (row.source, row.layers) == (source, "all"))
+        for source in ("discriminator", "neighborhood")
+    )
+    wide = sum(layer.shape[1] for layer in layer_features(other, run.test_images().images[:1]))
+    assert joined.features == 2 * own.features + wide
+    assert wide != own.features
+
+
+def test_a_neighbour_without_a_checkpoint_is_told_first(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Whoever is not asked for its neighbourhood does not mind."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    shutil.rmtree(run.node(3).directory)
+    told: list[str] = []
+    with pytest.raises(InputError, match="no folder of node 3"):
+        probe(run, [1, 2], 0, floors=False, neighborhood=True, tell=told.append)
+    assert told == []
+    assert probe(run, [1], 0, floors=False).headline.nodes[0].node == 1

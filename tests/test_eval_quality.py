@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 from eval import classifier as classifiers
 from eval.classifier import Classifier, Recipe, full_contrast, shuffled
-from eval.quality import quality, score, training_pool
-from eval.runs import read_run
+from eval.quality import CONFIDENCE, origins, quality, score, training_pool, training_shards
+from eval.results import ClassOrigins, QualityScores, read_quality, write_result
+from eval.runs import RunDirectory, read_run
 from node.shards import load_shard, save_shard
 from topology.errors import InputError
 
@@ -107,7 +111,7 @@ def test_every_nodes_images_are_judged(make_toy_run: MakeRun, tmp_path: Path) ->
     """With the real training images as the reference point, which the untrained generators do not reach."""
     run = read_run(make_toy_run(tmp_path / "run"))
     told: list[str] = []
-    result = quality(run, [1, 3], 0, tell=told.append)
+    result = quality(run, [1, 3], 0, tmp_path, told.append)
     assert len(told) == 4
     assert result.classes == ("a", "b", "c")
     assert result.reference_images == 60
@@ -130,14 +134,39 @@ def test_every_nodes_images_are_judged(make_toy_run: MakeRun, tmp_path: Path) ->
 def test_the_classifier_is_trained_once(
     make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays in the run's evaluation folder, and another run on the same data takes it from there."""
+    """It stays in a folder under its digest, and another run on the same data takes it from there."""
     first, second = (read_run(make_toy_run(tmp_path / name)) for name in ("first", "second"))
-    result = quality(first, [1], 0)
+    folder = tmp_path / "classifiers"
+    result = quality(first, [1], 0, folder)
+    (file,) = folder.iterdir()
+    assert file.name == f"{result.classifier.digest}.safetensors"
+    other = quality(first, [1], 1, folder)
+    assert {path.stem for path in folder.iterdir()} == {result.classifier.digest, other.classifier.digest}
     monkeypatch.setattr(classifiers, "train", lambda *_: pytest.fail("trained again"))
-    assert quality(first, [1], 0) == result
-    cache = first.evaluation / classifiers.CLASSIFIER_FILE
-    assert quality(second, [1], 0, caches=[cache]).classifier == result.classifier
-    assert (second.evaluation / classifiers.CLASSIFIER_FILE).read_bytes() == cache.read_bytes()
+    assert quality(first, [1], 0, folder) == result
+    assert quality(second, [1], 0, folder).classifier == result.classifier
+
+
+def test_several_may_keep_one_classifier_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes while another has half written, and whoever reads meanwhile, has a whole one."""
+    path = tmp_path / "classifiers" / "same.safetensors"
+    models = [Classifier(1, 3, (16, 32)) for _ in range(3)]
+    write, seen = classifiers.write_atomically, []
+
+    def slowly(whole: Path, data: bytes) -> None:
+        write(whole, data)
+        if not seen:  # before this one is in its place another comes and goes
+            seen.append(classifiers.load(path, models[2], "same"))
+            classifiers.save(path, models[1], "same")
+            seen.append(classifiers.load(path, models[2], "same"))
+
+    monkeypatch.setattr(classifiers, "write_atomically", slowly)
+    classifiers.save(path, models[0], "same")
+    assert seen == [False, True]
+    assert torch.equal(models[2].last.weight, models[1].last.weight)
+    assert classifiers.load(path, models[2], "same")
+    assert torch.equal(models[2].last.weight, models[0].last.weight)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_a_grey_background_costs_distance_and_no_class(make_toy_run: MakeRun, tmp_path: Path) -> None:
@@ -152,15 +181,88 @@ def test_a_grey_background_costs_distance_and_no_class(make_toy_run: MakeRun, tm
     assert faint.fid > 3 * plain.fid
 
 
+def test_a_digit_at_half_contrast_on_grey_is_judged_as_the_digit() -> None:
+    """As surely as at full contrast, though no training image looked like it."""
+    digits = load_digits()
+    images = (digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    model = classifiers.train(images[:1200], labels[:1200], 10, Recipe(seed=0, steps=300))
+    grey = (100 + images[1200:] // 2).astype(np.uint8)
+    shares = []
+    for each in (images[1200:], grey):
+        judged = classifiers.judge(model, each)
+        shares.append(((judged.argmax(axis=1) == labels[1200:]) & (judged.max(axis=1) >= CONFIDENCE)).mean())
+    assert shares[0] > 0.7
+    assert shares[1] == pytest.approx(shares[0], abs=0.02)
+
+
+def _scores(*class_shares: float) -> QualityScores:
+    """Of images whose classes are known and nothing else."""
+    return QualityScores(
+        images=100, kid=0, kid_sd=0, kid_subsets=1, kid_subset_size=2, fid=0, precision=1, recall=1, density=1,
+        coverage=1, neighbors=5, confident=sum(class_shares), class_shares=class_shares, classes_covered=0,
+        confidence_needed=CONFIDENCE, class_share_needed=0.05,
+    )  # fmt: skip
+
+
+def test_covered_classes_are_told_apart_by_who_holds_them() -> None:
+    """The node's own, those that only its neighbours hold, and those of neither; a share too small covers nothing."""
+    held = {1: frozenset({0, 1}), 2: frozenset({1, 2, 3}), 3: frozenset({4}), 4: frozenset({5})}
+    found = origins(held, 1, (2, 3), _scores(0.6, 0.04, 0.05, 0.0, 0.1, 0.2))
+    assert found == ClassOrigins((0, 1), (1, 2, 3, 4), own_covered=1, neighbors_covered=2, unseen_covered=1)
+    assert origins(held, 4, (), _scores(0.6, 0.04, 0.05, 0.0, 0.1, 0.2)) == ClassOrigins((5,), (), 1, 0, 3)
+
+
+def test_classes_of_a_shard_that_is_elsewhere_are_not_guessed() -> None:
+    """Neither a node's own nor its neighbour's; whose shard is elsewhere besides does not matter."""
+    held = {1: frozenset({0, 1}), 2: frozenset({1, 2})}
+    assert origins(held, 1, (2, 3), _scores(0.5, 0.5, 0)) is None
+    assert origins(held, 3, (1, 2), _scores(0.5, 0.5, 0)) is None
+    assert origins(held, 1, (2,), _scores(0.5, 0.5, 0)) is not None
+
+
+@pytest.mark.usefixtures("_short_training")
+def test_who_holds_a_class_stands_in_the_result(make_toy_run: MakeRun, tmp_path: Path) -> None:
+    """Read from the shards of the run; a file from before it did is read as well."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    for node_id, classes in ((1, [0]), (2, [0, 1])):
+        shard = load_shard(run.node(node_id).shard)
+        keep = np.isin(shard.labels, classes)
+        save_shard(
+            run.node(node_id).shard,
+            dataclasses.replace(shard, images=shard.images[keep], labels=shard.labels[keep], index=None),
+        )
+    result = quality(run, [1, 2], 0, tmp_path)
+    first, second = (node.origins for node in result.nodes)
+    assert first is not None
+    assert second is not None
+    assert (first.own, first.neighbors) == ((0,), (0, 1, 2))
+    assert (second.own, second.neighbors) == ((0, 1), (0, 1, 2))
+    path = run.evaluation / "quality.json"
+    write_result(path, result)
+    assert read_quality(run.evaluation) == result
+    older = json.loads(path.read_text(encoding="utf-8"))
+    for node in older["nodes"]:
+        del node["origins"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    read = read_quality(run.evaluation)
+    assert read is not None
+    assert [node.origins for node in read.nodes] == [None, None]
+
+
+def _pool(run: RunDirectory) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return training_pool(list(training_shards(run, run.test_images()).values()))
+
+
 def test_the_pool_does_not_depend_on_the_split(make_toy_run: MakeRun, tmp_path: Path) -> None:
     """The same images shared out otherwise give the same classifier."""
     run = read_run(make_toy_run(tmp_path / "run"))
-    images, labels = training_pool(run, run.test_images())
+    images, labels = _pool(run)
     first, third = run.node(1).shard, run.node(3).shard
     shards = load_shard(first), load_shard(third)
     save_shard(first, shards[1])
     save_shard(third, shards[0])
-    again, labels_again = training_pool(run, run.test_images())
+    again, labels_again = _pool(run)
     np.testing.assert_array_equal(images, again)
     np.testing.assert_array_equal(labels, labels_again)
 
@@ -171,10 +273,10 @@ def test_private_shards_that_are_elsewhere_are_left_out(make_toy_run: MakeRun, t
     run.node(1).shard.unlink()
     shard = load_shard(run.node(2).shard)
     save_shard(run.node(2).shard, dataclasses.replace(shard, labels=None))
-    assert len(training_pool(run, run.test_images())[0]) == 40
+    assert len(_pool(run)[0]) == 40
     run.node(3).shard.unlink()
     with pytest.raises(InputError, match=r"node-1\.npz: no such file"):
-        training_pool(run, run.test_images())
+        _pool(run)
 
 
 def test_too_few_test_images_are_told(make_toy_run: MakeRun, tmp_path: Path) -> None:
@@ -186,4 +288,4 @@ def test_too_few_test_images_are_told(make_toy_run: MakeRun, tmp_path: Path) -> 
         path, dataclasses.replace(shard, images=shard.images[:4], labels=np.array([0, 1, 2, 0]), index=None)
     )
     with pytest.raises(InputError, match="4 test images; at least 6"):
-        quality(run, [1], 0)
+        quality(run, [1], 0, tmp_path)
