@@ -23,8 +23,20 @@ POLICIES = {
     "alone": ("stand alone", "alone"),
     "uniform": ("uniform", "uniform"),
     "info-gain": ("inform.-gain", "gain"),
+    "alone-matched": ("alone, G matched", "matched"),
+    "uniform-untrained": ("unif., untrained", "untrained"),
+    "forgiving": ("forgiving", "forgiving"),
 }
-"""Policy -> (Table 1's heading, colour of the page)."""
+"""Policy -> (Table 1's heading, colour of the page); the paper's, and then the controls and rules that it lacks."""
+WEIGHED = {
+    "eq6": "Eq. (6) with negative values clamped to 0",
+    "bernoulli": "the Bernoulli KL divergence",
+    "capped": "the Bernoulli KL divergence with no image above log 2",
+    "tempered": "the square root of the Bernoulli KL divergence",
+    "competence": "the Bernoulli KL divergence times 2 AUC - 1 of the neighbour's D on the node's real and generated images",
+    "novelty": "1 - cosine of the changes asked for",
+}
+"""Criterion -> what Eq. (7) weighs, as the report tells it."""
 PAPER_ERRORS: Mapping[str, Mapping[int, float]] = {
     "alone": {1: 3.15, 2: 3.35, 3: 3.45, 4: 3.22, 5: 3.55},
     "uniform": {1: 2.71, 2: 3.12, 3: 3.14, 4: 2.72, 5: 3.12},

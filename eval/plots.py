@@ -28,7 +28,8 @@ from PIL import Image
 NODE_COLOURS = 10
 """Node colours `--n0` … `--n9` of the page; the eleventh node starts again."""
 _NAMES = (
-    *("ink", "muted", "rule", "page", "alone", "uniform", "gain", "floor", "loss-d", "loss-g", "loss-n"),
+    *("ink", "muted", "rule", "page", "floor", "loss-d", "loss-g", "loss-n"),
+    *("alone", "uniform", "gain", "matched", "untrained", "forgiving"),
     *(f"n{index}" for index in range(NODE_COLOURS)),
 )
 _STAND_INS = {name: f"#0a00{index:02x}" for index, name in enumerate(_NAMES)}

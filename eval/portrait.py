@@ -81,8 +81,8 @@ class NodePortrait:
 
     @property
     def generator_updates(self) -> int:
-        """Steps of G: one a cycle, and one more for each neighbour listened to."""
-        return self.cycle + self.choices
+        """Steps of G: one a cycle, and one more for each time that it learned from a neighbour's D, or again from its own."""
+        return self.cycle + self.choices + self.history.chosen(self.id)
 
     def link(self, neighbor: int, field: str) -> Any:
         """What status.json says of a neighbour, such as `refused`; None where it says nothing."""

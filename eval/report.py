@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import BaseModel
 
-from eval.comparison import POLICIES, error_table, policy_name, quality_table
+from eval.comparison import POLICIES, WEIGHED, error_table, policy_name, quality_table
 from eval.portrait import SAMPLES, TEST, Portrait, portray
 from eval.results import ProbeResult, QualityResult, read_probe, read_quality
 from eval.runs import RunDirectory
@@ -272,7 +272,7 @@ def _environment() -> Environment:
         "duration": _duration,
         "code": _code,
     }
-    environment.globals |= {"policy_name": policy_name, "SAMPLES": SAMPLES, "TEST": TEST}
+    environment.globals |= {"policy_name": policy_name, "WEIGHED": WEIGHED, "SAMPLES": SAMPLES, "TEST": TEST}
     return environment
 
 

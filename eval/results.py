@@ -98,7 +98,7 @@ class ProbeResult:
 
     Attributes:
         run_id: Name of the run.
-        policy: `alone`, `uniform` or `info-gain`.
+        policy: One that `node.config` knows.
         data_set: Name of the data set.
         seed: Seed of the held-out choice and of the untrained discriminators.
         rows: Exactly one of them is the headline.
@@ -221,7 +221,7 @@ class QualityResult:
 
     Attributes:
         run_id: Name of the run.
-        policy: `alone`, `uniform` or `info-gain`.
+        policy: One that `node.config` knows.
         data_set: Name of the data set.
         seed: Seed of the noise, the subsets and the classifier.
         classes: Names of the classes, in the order of `class_shares`.

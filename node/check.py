@@ -113,9 +113,13 @@ def examine(peers_path: Path, node_id: int, reach: Reach = reach, *, insecure: b
     if settings is not None and settings.training.device != "cpu":
         found.look("device", lambda: _device(settings, view))
     _look_at_directory(found, view, settings, shard)
-    if settings is not None and settings.policy == "alone":
+    if settings is not None and settings.stands_alone:
         found.append(
-            Finding("key, port, neighbours", "ok", "not needed: with policy = alone nothing is exchanged")
+            Finding(
+                "key, port, neighbours",
+                "ok",
+                f"not needed: with policy = {settings.policy} nothing is exchanged",
+            )
         )
     else:
         if insecure:

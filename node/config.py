@@ -139,8 +139,11 @@ class CooperationSettings(Section):
 
     consider_probability: float = Field(0.5, ge=0, le=1)
     """Probability that a cycle considers the neighbours (line 9)."""
-    criterion: Literal["eq6", "bernoulli"] = "eq6"
-    """Divergence behind `info-gain`: Eq. (6) with negative values clamped to 0, or the full Bernoulli KL."""
+    criterion: Literal["eq6", "bernoulli", "capped", "tempered", "competence", "novelty"] = "eq6"
+    """What `info-gain` weighs neighbours by. `eq6`: Eq. (6) with negative values clamped to 0; `bernoulli`: the full
+    Bernoulli KL; `capped`: the same, no image counting for more than log 2; `tempered`: its square root; `competence`: it
+    times how well the neighbour's D tells the node's real images from its generated ones; `novelty`: how far the change that
+    the neighbour's D asks of a generated image points away from what the own D asks."""
     max_age_s: float = Field(60.0, gt=0)
     """A neighbour silent for longer is no candidate (async mode), by this node's monotonic clock."""
 
@@ -205,8 +208,14 @@ class Settings(Section):
 
     preset: str = "quick"
     """The preset these settings started from."""
-    policy: Literal["alone", "uniform", "info-gain"] = "info-gain"
-    """Whose discriminator the generator also learns against (P7)."""
+    policy: Literal["alone", "uniform", "info-gain", "alone-matched", "uniform-untrained", "forgiving"] = (
+        "info-gain"
+    )
+    """Whose discriminator the generator also learns against (P7). The paper's: `alone` nobody's; `uniform` any
+    neighbour's; `info-gain` that of a neighbour drawn by `cooperation.criterion`. Controls that it lacks: `alone-matched`
+    its own once more, as often as `uniform` a neighbour's; `uniform-untrained` a random one that was never trained, in the
+    place of the neighbour's. For skewed data: `forgiving` for each image that of all, its own among them, which takes it for
+    the most real (F2U, arXiv 1905.09684)."""
     epochs: int = Field(1, ge=1)
     """Passes over a node's shard, floor(N / batch size) cycles each."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -224,6 +233,11 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     output: OutputSettings = OutputSettings()
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether nothing is exchanged: no link is opened, and no neighbour, key or port is needed."""
+        return self.policy in ("alone", "alone-matched")
 
     @model_validator(mode="after")
     def _kept_epochs_exist(self) -> Self:

@@ -13,7 +13,7 @@ from typing import Any
 
 from node.files import append_line, overwrite, write_atomically
 from node.neighbors import Reading
-from node.trainer import CycleRecord, Exchange
+from node.records import CycleRecord, Exchange
 
 _PAGE_BYTES, _SPARE_BYTES = 4096, 1024
 

@@ -62,6 +62,9 @@ class Discriminator(nn.Module):
         size: Height and width of the images in pixels.
         channels: 1 or 3.
 
+    Attributes:
+        structure: The arguments, which another of the same structure is made from.
+
     Raises:
         InputError: The size is not 8 to 64 or the channels are not 1 or 3.
     """
@@ -69,6 +72,7 @@ class Discriminator(nn.Module):
     def __init__(self, architecture: Architecture, size: int, channels: int) -> None:
         super().__init__()
         check_image_shape(size, channels)
+        self.structure = (architecture, size, channels)
         maps = _halvings(size, until=_LAST_MAP)
         widths = _fit_widths(architecture.discriminator_widths, len(maps) - 1)
         self.slope = architecture.slope

@@ -105,8 +105,8 @@ class PeersFollower:
 
     Args:
         requests: Tell when, and which file.
-        link: The running link; None for the policy `alone`.
-        neighbors: What holds the neighbours' discriminators; None for the policy `alone`.
+        link: The running link; None where the policy stands alone.
+        neighbors: What holds the neighbours' discriminators; None where the policy stands alone.
         log: The node's log.
     """
 

@@ -134,9 +134,10 @@ def _live(
     """The node between its first and its last cycle; the link's lifetime is this call."""
     if identity.insecure:
         log.warning("no encryption and no authentication: started with --insecure")
-    trainer = Trainer(identity.settings, identity.architecture, identity.view.me.id, shard)
+    view = identity.view
+    trainer = Trainer(identity.settings, identity.architecture, view.me.id, shard, degree=len(view.neighbors))
     with contextlib.ExitStack() as stack:
-        link = None if identity.settings.policy == "alone" else _open_link(identity, log, stack)
+        link = None if identity.settings.stands_alone else _open_link(identity, log, stack)
         address = None if link is None else link.address
         worker = _build_worker(identity, trainer, link, status, log, requests)
         if saved is not None:

@@ -6,17 +6,24 @@ D. Nothing here waits: line 10 reads whatever the neighbours have sent so far th
 that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever evaluated: its
 weights and its batch normalisation's running statistics stay as they came.
 
+The paper compares three policies; three more are this project's, two of them controls:
+
+    alone              line 9 is always false
+    uniform            line 11 chooses evenly
+    info-gain          line 11 chooses by Eq. (7)
+    alone-matched      line 10 gives the node itself: the extra G steps of `uniform`, and no neighbour
+    uniform-untrained  line 10 gives random discriminators in the neighbours' place: the extra judge, and no knowledge
+    forgiving          line 9 comes before line 8, and lines 8 and 12 both go by the most forgiving of all judges
+
     m batch, Z latent, C channels, H W pixels, J neighbours with a snapshot
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,80 +32,27 @@ from node.config import Settings
 from node.data import Batches
 from node.hardware import choose_device, choose_precision
 from node.inputs import count_cycles
+from node.judges import Forgiving, Judge, most_forgiving, untrained
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.optimizers import Adam, Momentum
+from node.records import CycleRecord, Exchange
 from node.replay import Recorder, Runner, gpu_recorder
-from node.selection import CRITERIA, information_gain, sample, uniform
+from node.selection import CRITERIA, Evidence, information_gain, sample, uniform
 from node.shards import Shard
+from node.streams import seed_streams, untrained_stream
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
-_STREAMS = ("weights", "data", "noise", "labels", "selection")
+_Neighbors = Mapping[int, Discriminator]
 
 
 class TrainingError(RuntimeError):
     """Training left the finite numbers; the newest checkpoint is still good."""
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """What came of considering the neighbours (lines 10-12).
-
-    Attributes:
-        chosen: Neighbour of line 11; None where nobody had a usable snapshot, and the step was skipped.
-        loss: G's loss against that neighbour's D (line 12).
-        divergences: What Eq. (7) weighed, by neighbour; empty unless the policy is `info-gain`.
-        clamped: How many of them were below 0 before they were clamped.
-        negative_terms: Fraction of the criterion's terms that were below 0.
-    """
-
-    chosen: int | None = None
-    loss: float | None = None
-    divergences: dict[int, float] = field(default_factory=dict)
-    clamped: int = 0
-    negative_terms: float = 0.0
-
-
-@dataclass(frozen=True)
-class CycleRecord:
-    """What happened in one cycle.
-
-    Attributes:
-        cycle: Number of the cycle, from 1.
-        epoch: n of LossThres = c / n, from 1.
-        loss_threshold: LossThres(n).
-        d_loss: D's loss at its last inner step.
-        g_loss: G's loss against its own D (line 8).
-        inner_steps: Steps of lines 2-6.
-        cap_hit: Whether the inner loop ended by its cap, with the loss still above the threshold.
-        exchange: Lines 10-12; None where line 9 came out false.
-    """
-
-    cycle: int
-    epoch: int
-    loss_threshold: float
-    d_loss: float
-    g_loss: float
-    inner_steps: int
-    cap_hit: bool
-    exchange: Exchange | None
-
-
 def loss_threshold(initial: float, epoch: int) -> float:
     """LossThres of line 2 in epoch n: it decreases as 1/n from its initial value (section 4)."""
     return initial / epoch
-
-
-def seed_streams(seed: int, node_id: int) -> dict[str, torch.Generator]:
-    """Independent random streams of one node, so that no policy shifts another stream's draws.
-
-    Runs that differ in policy alone start from the same weights and see the same images and the same noise.
-    """
-    streams = {}
-    for index, name in enumerate(_STREAMS):
-        state = np.random.SeedSequence([seed, node_id, index]).generate_state(2, np.uint32)
-        streams[name] = torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
-    return streams
 
 
 class Trainer:
@@ -110,6 +64,7 @@ class Trainer:
         node_id: This node.
         shard: Its private images.
         record: Records the functions of a cycle; otherwise a GPU does, unless the settings say no.
+        degree: How many neighbours it has in the graph; `alone-matched` draws as `uniform` does among so many.
 
     Raises:
         InputError: The shard does not fit the image shape or is smaller than one batch.
@@ -122,10 +77,13 @@ class Trainer:
         node_id: int,
         shard: Shard,
         record: Recorder | None = None,
+        degree: int = 1,
     ) -> None:
         m = settings.training.batch_size
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
+        self._node_id, self._degree = node_id, max(degree, 1)
+        self._untrained: dict[int, Discriminator] = {}
         self.device = choose_device(settings.training.device, node_id)
         self.precision = choose_precision(settings.training.precision, self.device)
         self.cycle_count = 0
@@ -158,7 +116,7 @@ class Trainer:
         """Epoch of the latest cycle, from 1."""
         return max(self.cycle_count - 1, 0) // self.cycles_per_epoch + 1
 
-    def cycle(self, read_neighbors: Callable[[], Mapping[int, Discriminator]]) -> CycleRecord:
+    def cycle(self, read_neighbors: Callable[[], _Neighbors]) -> CycleRecord:
         """One turn of Algorithm 1's outer loop; the numbers are the paper's lines.
 
         Args:
@@ -169,9 +127,8 @@ class Trainer:
         """
         self.cycle_count += 1
         threshold = loss_threshold(self.settings.discriminator.loss_threshold, self.epoch)
-        cap = self.settings.discriminator.max_steps
         loss, steps = math.inf, 0
-        while loss > threshold and steps < cap:  # 2
+        while loss > threshold and steps < self.settings.discriminator.max_steps:  # 2
             z_mZ = self.sample_noise()  # 3
             x_mCHW = self.batches.sample()  # 4
             loss = self._update_discriminator(x_mCHW, z_mZ)  # 5
@@ -179,11 +136,12 @@ class Trainer:
             if not math.isfinite(loss):
                 break  # told below: an infinite loss is no reason to go on
         z_mZ = self.sample_noise()  # 7
-        g_loss = self._update_generator(z_mZ, self.discriminator)  # 8
-        exchange = None
-        if self._consider_neighbors():  # 9
-            neighbors = read_neighbors()  # 10
-            exchange = self._learn_from_one(neighbors, z_mZ)  # 11, 12
+        if self.settings.policy == "forgiving":
+            g_loss, exchange = self._learn_from_all(read_neighbors, z_mZ)  # 9, 10, 8, 12
+        else:
+            g_loss, exchange = self._update_generator(z_mZ, self.discriminator), None  # 8
+            if self._consider_neighbors():  # 9
+                exchange = self._learn_from_one(self._candidates(read_neighbors), z_mZ, x_mCHW)  # 10-12
         if not (math.isfinite(loss) and math.isfinite(g_loss)):
             raise TrainingError(
                 f"cycle {self.cycle_count}: loss of D {loss}, of G {g_loss}; lower the learning rates"
@@ -232,7 +190,7 @@ class Trainer:
         return loss.detach()
 
     def _update_generator(
-        self, z_mZ: Tensor, discriminator: Discriminator, drawn_mCHW: Tensor | None = None
+        self, z_mZ: Tensor, discriminator: Judge, drawn_mCHW: Tensor | None = None
     ) -> float:
         """Lines 8 and 12: one step of G along Eq. (4) against `discriminator`, which stays as it is.
 
@@ -249,10 +207,10 @@ class Trainer:
         # Replayed images have no history: gradients need them drawn again, by which the running statistics must not move twice.
         return self._run(self._draw_and_descend, discriminator, z_mZ, track=drawn_mCHW is None).item()
 
-    def _draw_and_descend(self, discriminator: Discriminator, z_mZ: Tensor, *, track: bool) -> Tensor:
+    def _draw_and_descend(self, discriminator: Judge, z_mZ: Tensor, *, track: bool) -> Tensor:
         return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
 
-    def _descend_generator(self, discriminator: Discriminator, fake_mCHW: Tensor) -> Tensor:
+    def _descend_generator(self, discriminator: Judge, fake_mCHW: Tensor) -> Tensor:
         loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW))
         self.g_optimizer.descend(loss)
         return loss.detach()
@@ -264,41 +222,108 @@ class Trainer:
         drawn = torch.rand((), generator=self.streams["selection"])
         return bool(drawn < self.settings.cooperation.consider_probability)
 
-    def _learn_from_one(self, neighbors: Mapping[int, Discriminator], z_mZ: Tensor) -> Exchange:
-        """Lines 11 and 12 with the z of line 7, through the generator as line 8 left it."""
-        if not neighbors:
+    def _candidates(self, read_neighbors: Callable[[], _Neighbors]) -> _Neighbors:
+        """Line 10: among whose discriminators line 11 chooses, by node id; a control replaces them."""
+        if self.settings.policy == "alone-matched":
+            return {self._node_id: self.discriminator}
+        neighbors = read_neighbors()
+        if self.settings.policy != "uniform-untrained":
+            return neighbors
+        rule = self.settings.discriminator.initialisation
+        for j in neighbors.keys() - self._untrained.keys():
+            drawn = untrained(neighbors[j], rule, untrained_stream(self.settings.seed, j))
+            self._untrained[j] = place(drawn, self.device)
+        return {j: self._untrained[j] for j in neighbors}
+
+    def _learn_from_one(self, candidates: _Neighbors, z_mZ: Tensor, x_mCHW: Tensor) -> Exchange:
+        """Lines 11 and 12 with the z of line 7 and the x of line 4, through the generator as line 8 left it."""
+        if not candidates:
             return Exchange()
-        if self.settings.policy == "uniform":
-            ids = sorted(neighbors)
-            chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]
-            loss = self._update_generator(z_mZ, neighbors[chosen])
-            return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
+        if self.settings.policy == "info-gain":
+            return self._learn_by_gain(candidates, z_mZ, x_mCHW)
+        # Among more candidates a draw takes more of the stream: with as many as `uniform` has, line 9 goes as it does there.
+        ids = sorted(candidates) * (self._degree if self.settings.policy == "alone-matched" else 1)
+        chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]  # 11
+        loss = self._update_generator(z_mZ, candidates[chosen])  # 12
+        return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
+
+    def _learn_by_gain(self, candidates: _Neighbors, z_mZ: Tensor, x_mCHW: Tensor) -> Exchange:
         fake_mCHW = self._run(self.generate, z_mZ)
-        own_m = self._run(self._ask, self.discriminator, fake_mCHW).cpu()
-        judged = {j: self._run(self._ask, neighbors[j], fake_mCHW).cpu() for j in sorted(neighbors)}
-        # A discriminator that answers with inf or nan, however finite its weights, is no candidate.
-        judged = {j: logits_m for j, logits_m in judged.items() if bool(logits_m.isfinite().all())}
+        own_m, judged = self._hear(candidates, fake_mCHW)
         if not judged:
             return Exchange()
-        ids = list(judged)
-        found = CRITERIA[self.settings.cooperation.criterion](
-            own_m, torch.stack(list(judged.values()))
-        )  # Eq. (6)
+        ids, judges = list(judged), [candidates[j] for j in judged]
+        evidence = Evidence(
+            own_m,
+            torch.stack(list(judged.values())),
+            lambda: self._each(self._ask, judges, x_mCHW),
+            lambda: self._each(self._slope, [self.discriminator, *judges], fake_mCHW),
+        )
+        found = CRITERIA[self.settings.cooperation.criterion](evidence)  # Eq. (6)
         chosen = ids[sample(information_gain(found.values_J), self.streams["selection"])]  # 11, Eq. (7)
         return Exchange(
             chosen,
-            self._update_generator(z_mZ, neighbors[chosen], fake_mCHW),  # 12
+            self._update_generator(z_mZ, candidates[chosen], fake_mCHW),  # 12
             divergences=dict(zip(ids, found.values_J.tolist(), strict=True)),
             clamped=found.clamped,
             negative_terms=found.negative_terms,
         )
+
+    def _learn_from_all(
+        self, read_neighbors: Callable[[], _Neighbors], z_mZ: Tensor
+    ) -> tuple[float, Exchange | None]:
+        """Lines 8 to 12 of the policy `forgiving`: in a cycle that considers neighbours both steps of G please D_max.
+
+        In the paper's order line 8 would push G away from the classes that its own D never saw, and line 12 back, in
+        one and the same cycle. So line 9 is drawn first. Where it comes out false, line 8 is the paper's; with
+        P(consider neighbours) = 1 every step of G is forgiving, as in F2U (`Forgiving`).
+
+        Returns:
+            G's loss at line 8, and what came of line 9.
+        """
+        if not self._consider_neighbors():  # 9
+            return self._update_generator(z_mZ, self.discriminator), None  # 8
+        neighbors = read_neighbors()  # 10
+        fake_mCHW = self._run(self.generate, z_mZ)
+        own_m, judged = self._hear(neighbors, fake_mCHW)
+        judge = Forgiving((self.discriminator, *(neighbors[j] for j in judged)))
+        g_loss = self._update_generator(z_mZ, judge, fake_mCHW)  # 8
+        if not judged:
+            return g_loss, Exchange()
+        loss = self._update_generator(z_mZ, judge)  # 12
+        chosen = [self._node_id, *judged][most_forgiving(torch.stack([own_m, *judged.values()]))]
+        return g_loss, Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
+
+    def _hear(self, neighbors: _Neighbors, images_mCHW: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits (m,) of the own D, and of each neighbour's by id; one that answers with inf or nan is no candidate."""
+        ids = sorted(neighbors)
+        judges = [self.discriminator, *(neighbors[j] for j in ids)]
+        own_m, *their_Jm = self._each(self._ask, judges, images_mCHW)
+        judged = dict(zip(ids, their_Jm, strict=True))
+        return own_m, {j: logits_m for j, logits_m in judged.items() if bool(logits_m.isfinite().all())}
+
+    def _each(
+        self,
+        tell: Callable[[Discriminator, Tensor], Tensor],
+        judges: Sequence[Discriminator],
+        images_mCHW: Tensor,
+    ) -> Tensor:
+        """What each judge tells of the images, (J, m, …) on the CPU."""
+        return torch.stack([self._run(tell, judge, images_mCHW).cpu() for judge in judges])
+
+    def _slope(self, discriminator: Discriminator, images_mCHW: Tensor) -> Tensor:
+        """Gradient (m, C H W) of G's loss with respect to the images: the change that this D asks for, but for its sign."""
+        apart_mCHW = images_mCHW.detach().requires_grad_()
+        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, apart_mCHW))
+        (gradient_mCHW,) = torch.autograd.grad(loss, apart_mCHW)
+        return gradient_mCHW.flatten(start_dim=1)
 
     def _ask(self, discriminator: Discriminator, images_mCHW: Tensor) -> Tensor:
         """The same logits, without gradients."""
         with torch.no_grad():
             return self._judge(discriminator, images_mCHW)
 
-    def _judge(self, discriminator: Discriminator, images_mCHW: Tensor, *, track: bool = False) -> Tensor:
+    def _judge(self, discriminator: Judge, images_mCHW: Tensor, *, track: bool = False) -> Tensor:
         """Logits (m,) of D(x), float32."""
         with self._precision():
             logits_m: Tensor = discriminator(images_mCHW, track=track)

@@ -28,8 +28,9 @@ from node.metrics import Status, Window, append_metrics
 from node.models import Discriminator
 from node.neighbors import Arrays, LockstepNeighbors, NewestNeighbors, stack_blocks
 from node.publisher import Identity, Publisher
+from node.records import CycleRecord
 from node.snapshots import to_arrays, to_block
-from node.trainer import CycleRecord, Trainer
+from node.trainer import Trainer
 from transport.link import Link
 
 _STATUS_EVERY_S = 1.0
@@ -53,8 +54,8 @@ class Worker:
     Args:
         identity: Who this node is.
         trainer: Algorithm 1, freshly initialised.
-        neighbors: Line 10's source; None for the policy `alone`.
-        link: The exchange with the neighbours; None for the policy `alone`.
+        neighbors: Line 10's source; None where the policy stands alone.
+        link: The exchange with the neighbours; None where the policy stands alone.
         status: status.json.
         log: The node's log.
         stop: Set when the node shall save and stop.

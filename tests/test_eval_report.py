@@ -9,13 +9,16 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from eval.history import read_history
+from eval import report as report_module
+from eval.comparison import POLICIES, WEIGHED
+from eval.history import History, read_history
+from eval.portrait import NodePortrait
 from eval.report import write_report
 from eval.results import (
     ClassifierCard,
@@ -32,7 +35,7 @@ from eval.results import (
 from eval.runs import read_runs
 from node import checkpoint
 from node.checkpoint import CheckpointMeta, add_prefix
-from node.config import Architecture, Settings, resolve
+from node.config import Architecture, CooperationSettings, Settings, resolve
 from node.models import Generator, initialise
 from node.shards import Shard, save_shard
 from topology.errors import InputError
@@ -100,7 +103,7 @@ def make_node(directory: Path, node: int, neighbors: tuple[int, ...], settings: 
     )  # fmt: skip
     checkpoint.save(directory, meta, add_prefix(generator.state_dict(), "generator"))
     rng = np.random.default_rng(node)
-    listens, weighs = settings.policy != "alone", settings.policy == "info-gain"
+    listens, weighs = not settings.stands_alone, settings.policy == "info-gain"
     lines = []
     for cycle in range(EVERY, CYCLES + 1, EVERY):
         fade, epoch = math.exp(-cycle / 150), 1 + (cycle - 1) // 20
@@ -367,9 +370,10 @@ def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
     assert page.text.count(bad) >= 6
 
 
-def test_the_policy_alone_tells_of_no_exchange(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["alone", "alone-matched"])
+def test_a_policy_that_stands_alone_tells_of_no_exchange(tmp_path: Path, policy: str) -> None:
     """Nothing was sent, chosen or weighed."""
-    page = report(make_run(tmp_path / "x", "alone", nodes=3))
+    page = report(make_run(tmp_path / "x", policy, nodes=3))
     assert "Nothing was exchanged" in page.text
     assert "Divergence of the neighbours" not in page.text
     assert "never data" not in page.text
@@ -407,3 +411,25 @@ def test_an_insecure_node_stands_at_the_top(tmp_path: Path, told_by: str) -> Non
     page = write_report(read_runs([run]), tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>run is insecure.</b> Node 3 exchanged with <code>--insecure</code>" in page
     assert page.index("is insecure") < page.index('id="errors"')
+
+
+def test_the_report_has_words_for_every_policy_and_criterion() -> None:
+    """Runs are ordered, named and explained by these tables; a missing row would cost the whole page."""
+    assert set(POLICIES) == set(get_args(Settings.model_fields["policy"].annotation))
+    assert set(WEIGHED) == set(get_args(CooperationSettings.model_fields["criterion"].annotation))
+    style = (Path(report_module.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    assert all(style.count(f"--{colour}: #") == 2 for _, colour in POLICIES.values())
+
+
+@pytest.mark.parametrize("criterion", WEIGHED)
+def test_a_run_tells_what_it_weighed(tmp_path: Path, criterion: str) -> None:
+    """In the words of its criterion."""
+    page = report(make_run(tmp_path / "x", nodes=3, cooperation={"criterion": criterion}))
+    assert f"What Eq. (7) weighs: {WEIGHED[criterion]}, of each" in page.text
+
+
+def test_a_step_against_the_own_d_counts_as_an_update_of_g() -> None:
+    """Of `alone-matched` and `forgiving`, whose `chosen` may name the node itself."""
+    lines = ({"cycle": 10, "chosen": {"1": 3, "2": 2}}, {"cycle": 20, "chosen": {"1": 4}})
+    node = NodePortrait(1, "n0", (2, 5), "paper", {}, History(lines, 0, 0, 0), None, None, None)
+    assert (node.choices, node.generator_updates) == (2, 29)

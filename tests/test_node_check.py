@@ -118,9 +118,10 @@ def test_a_missing_key_or_another_nodes_is_a_problem(tmp_path: Path) -> None:
     assert "is not node 1's" in found(peers)["key"].text
 
 
-def test_alone_needs_neither_key_nor_port(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["alone", "alone-matched"])
+def test_alone_needs_neither_key_nor_port(tmp_path: Path, policy: str) -> None:
     """As the node itself, which then opens no link."""
-    peers = write_run(tmp_path, ring(3), policy="alone")
+    peers = write_run(tmp_path, ring(3), policy=policy)
     (tmp_path / "keys" / "node-1.key").unlink()
     assert examine(peers, 1, nobody_answers).can_start
     assert "port" not in found(peers)

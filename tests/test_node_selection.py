@@ -1,4 +1,4 @@
-"""Eq. (6) and Eq. (7) against values computed by hand in float64."""
+"""Eq. (6), the other criteria and Eq. (7) against values computed by hand in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ import math
 import pytest
 import torch
 
-from node.selection import bernoulli, eq6, information_gain, sample, uniform
+from node.selection import (
+    CAP,
+    CRITERIA,
+    TEMPERATURE,
+    Evidence,
+    bernoulli,
+    capped,
+    competence,
+    eq6,
+    information_gain,
+    novelty,
+    sample,
+    tempered,
+    uniform,
+)
 
 OWN = (0.5, 0.2, 0.7)
 THEIRS = ((0.9, 0.4, 0.7), (0.1, 0.1, 0.2))
@@ -75,3 +89,92 @@ def test_sampling_follows_the_probabilities() -> None:
     draws = [sample(probabilities, stream) for _ in range(4000)]
     assert draws.count(1) == 0
     assert draws.count(0) / 4000 == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 4000))
+
+
+def test_capped_lets_no_single_image_decide() -> None:
+    """One image on which both are sure and disagree outweighs three mild ones, but for the cap."""
+    own = torch.tensor([-80.0, 0.0, 0.0, 0.0])
+    loud, mild = torch.tensor([80.0, 0.0, 0.0, 0.0]), torch.tensor([-80.0, 80.0, 80.0, -80.0])
+    full, limited = (criterion(own, torch.stack([loud, mild])).values_J for criterion in (bernoulli, capped))
+    assert full.tolist() == pytest.approx([80, 3 * CAP])
+    assert limited.tolist() == pytest.approx([CAP, 3 * CAP])
+    assert pytest.approx(math.log(2)) == CAP
+
+
+def test_below_the_cap_capped_is_bernoulli() -> None:
+    """No term of these reaches log 2."""
+    own, their = logit(OWN), torch.stack([logit(row) for row in THEIRS])
+    assert torch.equal(capped(own, their).values_J, bernoulli(own, their).values_J)
+
+
+def test_tempered_makes_the_odds_of_eq7_their_root() -> None:
+    """The order stays; the favourite is less certain."""
+    own, their = logit(OWN), torch.stack([logit(row) for row in THEIRS])
+    plain = information_gain(bernoulli(own, their).values_J)
+    milder = information_gain(tempered(own, their).values_J)
+    assert TEMPERATURE == 2
+    assert float(milder[0] / milder[1]) == pytest.approx(math.sqrt(float(plain[0] / plain[1])))
+    assert plain.max() > milder.max() > 0.5
+
+
+def test_competence_weighs_the_divergence_by_how_well_real_is_told_from_generated() -> None:
+    """Pairs (real, generated): three right and a tie of four, all right, all wrong, none either way."""
+    own = torch.tensor([0.3, -0.2])
+    their = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    real = torch.tensor([[2.0, 1.0], [9.0, 1.5], [-1.0, -2.0], [0.5, 0.5]])
+    divergence = float(bernoulli(own, their).values_J[0])
+    found = competence(own, their, real).values_J
+    assert found.tolist() == pytest.approx([0.75 * divergence, divergence, 0, 0], abs=1e-12)
+
+
+def test_novelty_is_the_angle_between_what_two_discriminators_ask_for() -> None:
+    """Same direction 0, independent 1, opposite 2, for each of two images; lengths do not count."""
+    own = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    independent = torch.tensor([[0.0, 2.0], [-5.0, 0.0]])
+    found = novelty(torch.stack([own, 1e-30 * own, independent, -4 * own]))
+    assert found.values_J.tolist() == pytest.approx([0, 2, 4], abs=1e-12)
+
+
+def test_novelty_is_0_where_nothing_or_no_number_is_asked_for() -> None:
+    """Of two images the first is lost; a D_k that asks for nothing makes all else new."""
+    own = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    nothing = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    broken = torch.tensor([[float("nan"), 0.0], [1.0, 1.0]])
+    infinite = torch.tensor([[float("inf"), 0.0], [1.0, 1.0]])
+    assert novelty(torch.stack([own, nothing, broken, infinite])).values_J.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_is_finite_at_extremes_and_0_for_a_twin(name: str) -> None:
+    """A candidate like the own D, one that contradicts it, in either order alike."""
+    own = torch.tensor([80.0, -80.0, 1e30, 0.0])
+    theirs, gradients = torch.stack([own, -own]), torch.stack([own, own, -own])[:, :, None]
+    found = CRITERIA[name](Evidence(own, theirs, lambda: theirs + 1, lambda: gradients)).values_J
+    turned = CRITERIA[name](
+        Evidence(own, theirs.flip(0), lambda: theirs.flip(0) + 1, lambda: gradients[[0, 2, 1]])
+    ).values_J
+    assert bool(found.isfinite().all())
+    assert found.tolist() == turned.flip(0).tolist()
+    assert float(found[0]) == pytest.approx(0, abs=1e-9)
+    assert float(found[1]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [(name, {"competence": ["real"], "novelty": ["gradients"]}.get(name, [])) for name in CRITERIA],
+)
+def test_a_criterion_asks_for_what_it_uses_alone(name: str, asked: list[str]) -> None:
+    """The evidence beyond logits costs passes through every discriminator."""
+    told: list[str] = []
+    own, theirs = logit(OWN), torch.stack([logit(row) for row in THEIRS])
+
+    def real() -> torch.Tensor:
+        told.append("real")
+        return theirs
+
+    def gradients() -> torch.Tensor:
+        told.append("gradients")
+        return torch.ones(3, 3, 5)
+
+    CRITERIA[name](Evidence(own, theirs, real, gradients))
+    assert told == asked
