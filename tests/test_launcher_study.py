@@ -200,7 +200,10 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     """In lockstep, bit for bit: a cell that was interrupted finds what one finds that was not."""
     one = ["--only", "uniform.pairs.s3"]
     first = study("--study-dir", "out", *one)
-    metrics, deadline_s = Path("out/runs/uniform.pairs.s3/nodes/1/metrics.jsonl"), time.monotonic() + DEADLINE_S
+    metrics, deadline_s = (
+        Path("out/runs/uniform.pairs.s3/nodes/1/metrics.jsonl"),
+        time.monotonic() + DEADLINE_S,
+    )
     while not (metrics.exists() and metrics.stat().st_size):
         assert first.poll() is None, first.communicate()[0]
         assert time.monotonic() < deadline_s
@@ -236,3 +239,15 @@ def test_a_cell_that_cannot_be_run_fails_and_the_next_goes_on() -> None:
     assert "alone.iid.s3: failed (dgan-launch: error: " in printed
     assert "alone.pairs.s3: done" in printed
     assert "1 of 2 cells done" in printed
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "examples" / "studies").glob("*.toml")), ids=lambda file: file.stem
+)
+def test_every_example_can_be_run(file: Path) -> None:
+    """Each cell's settings are right, and no two cells are the same run."""
+    cells = read_study(file, data=None, base_port=20_000).cells
+    assert len({cell.inputs for cell in cells}) == len(cells)
+    assert (
+        max(cell.base_port + max(cell.graph.ids) for cell in cells) < 32_768
+    )  # below what systems give out themselves
