@@ -103,6 +103,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Whether another process keeps the run directory to itself now."""
+    if not run_dir.is_dir():
+        return False
+    try:
+        with locked(run_dir):
+            return False
+    except InputError:
+        return True
+
+
 def write_run(draft: Draft) -> None:
     """Makes the run directory of a new draft; the caller holds its lock. A complete one is left as it is.
 

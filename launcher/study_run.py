@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from launcher.cells import Phase, Progress, write_cell
-from launcher.prepare import RUN_FILE
+from launcher.prepare import RUN_FILE, is_locked
 from launcher.processes import caught_signals
 from node.exits import EXIT_FAILURE, EXIT_OK
 from node.files import write_atomically
@@ -34,6 +34,37 @@ _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
+
+
+class Process(Protocol):
+    """A command at work, as subprocess.Popen is one."""
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it goes on."""
+
+    def terminate(self) -> None:
+        """Asks it to save and end."""
+
+
+def spawn(words: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    """One of the project's commands, as a process that does not outlive this one by more than its saving."""
+    with log.open("ab") as output:
+        # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+        return subprocess.Popen(  # noqa: S603 - the project's own commands
+            [sys.executable, "-m", *words],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_follow_parent,  # noqa: PLW1509 - this process has one thread
+        )
+
+
+def _follow_parent() -> None:
+    """The command stops as by SIGTERM when whoever started it is gone, however that came."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -45,12 +76,14 @@ class Manner:
         neighborhood: Whether to probe the features of neighbours' discriminators too.
         command: What a user types for the whole study.
         clock: Monotonic seconds.
+        spawn: Starts a command.
     """
 
     jobs: int
     neighborhood: bool
     command: str
     clock: Callable[[], float] = time.monotonic
+    spawn: Callable[[Sequence[str], Mapping[str, str], Path], Process] = spawn
 
 
 class View(Protocol):
@@ -76,9 +109,9 @@ def conduct(cells: Sequence[Progress], manner: Manner, view: View) -> int:
     with caught_signals() as signals:
         told = 0
         while running or (waiting and not signals):
-            while waiting and len(running) < manner.jobs and not signals:
-                running.append(_Job(waiting.popleft(), manner))
-                view.event(f"{running[-1].progress.cell.name}: started")
+            while len(running) < manner.jobs and not signals and (free := _take_free(waiting)):
+                running.append(_Job(free, manner))
+                view.event(f"{free.cell.name}: started")
             if told < len(signals):
                 view.event("stopping: the runs save their state" if told == 0 else "stopping at once")
                 told = len(signals)
@@ -95,14 +128,22 @@ def conduct(cells: Sequence[Progress], manner: Manner, view: View) -> int:
     return EXIT_OK if all(each.phase is Phase.DONE for each in cells) else EXIT_FAILURE
 
 
+def _take_free(waiting: deque[Progress]) -> Progress | None:
+    """The first whose run directory is free: a study that was killed may have left a run that is still saving."""
+    for each in waiting:
+        if not is_locked(each.run_dir):
+            waiting.remove(each)
+            return each
+    return None
+
+
 class _Job:
     """One cell at work: a command after the other."""
 
     def __init__(self, progress: Progress, manner: Manner) -> None:
         self.progress = progress
         self._manner = manner
-        threads = str(max(1, (os.cpu_count() or 1) // manner.jobs))
-        self._environment = {**os.environ, **dict.fromkeys(_THREADS, threads)}
+        self._threads = dict.fromkeys(_THREADS, str(max(1, (os.cpu_count() or 1) // manner.jobs)))
         self._collapsed = False
         self._start(Phase.TRAINING)
 
@@ -147,20 +188,7 @@ class _Job:
         progress.log.parent.mkdir(parents=True, exist_ok=True)
         progress.file.parent.mkdir(parents=True, exist_ok=True)
         self._began_s = self._manner.clock()
-        with progress.log.open("ab") as log:
-            self._process = self._spawn(self._words(phase), log)
-
-    def _spawn(self, words: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
-        return subprocess.Popen(  # noqa: S603 - the project's own commands
-            [sys.executable, "-m", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_follow_parent,  # noqa: PLW1509 - this process has one thread
-        )
+        self._process = self._manner.spawn(self._words(phase), self._threads, progress.log)
 
     def _words(self, phase: Phase) -> list[str]:
         progress, cell = self.progress, self.progress.cell
@@ -194,9 +222,3 @@ def _recorded_port(run_dir: Path, else_port: int) -> int:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _follow_parent() -> None:
-    """The command stops as by SIGTERM when whoever started it is gone, however that came."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -213,6 +213,11 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     assert (status, "0 of 1 cells done; the same command goes on" in text) == (143, True), text
     assert not list(Path("out/cells").iterdir())
 
+    killed = study("--study-dir", "out", *one)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "uniform.pairs.s3: started\n"
+    killed.kill()  # its run must not be left behind
+    killed.communicate()
     status, text = finish(study("--study-dir", "out", *one))
     assert (status, "all 1 cells done; next: dgan-eval table out" in text) == (0, True), text
     assert finish(study("--study-dir", "again", *one))[0] == 0
