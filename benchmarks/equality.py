@@ -40,7 +40,7 @@ from eval.classifier import Classifier, Recipe
 from eval.features import generated_images, layer_features
 from eval.grams import concatenated, train_products
 from eval.metrics import kernel_distance
-from eval.probe import Choice, final_errors
+from eval.probe import Choice, errors_of, fit
 from launcher.datasets import load_data
 from launcher.images import render
 from node.config import Settings, resolve
@@ -154,9 +154,8 @@ def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
     )
     trainer.discriminator.train()
     products = train_products([train_layers], {"all": concatenated})["all"]
-    labels = data.labels[chosen]
-    errors = final_errors(products, [train_layers], [test_layers], labels, data.test_labels, {"rbf": _RBF})
-    return errors["rbf"]
+    machines = {"all": fit(products, data.labels[chosen], {"rbf": _RBF})}
+    return errors_of(machines, [train_layers], [test_layers], len(chosen), data.test_labels)["all"]["rbf"]
 
 
 def kid(trainer: Trainer, data: Data, seed: int) -> float:

@@ -12,7 +12,9 @@ that the features of one need not stay in memory with those of the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -86,31 +88,33 @@ def train_products(train: Parts, weightings: Mapping[_Name, Weighting]) -> dict[
 
 
 def cross_products(
-    rows: Parts, columns: Parts, chosen_S: NDArray[np.int64], factors: Sequence[NDArray[np.float64]]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Inner products of images by some of the other images, and the rows' squared norms, under these factors.
+    rows: Parts,
+    columns: Parts,
+    chosen_S: NDArray[np.int64],
+    factors: Mapping[_Name, Sequence[NDArray[np.float64]]],
+) -> dict[_Name, tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """Inner products of images by some of the other images, and the rows' squared norms, under each weighting.
 
     Args:
         rows: Features of the T rows; read once.
         columns: Features of the other images; read once.
         chosen_S: Which of these are columns.
-        factors: Of a weighting's `Products`.
+        factors: By name, those of the weighting's `Products`.
 
     Returns:
-        (T, S) and (T,).
+        (T, S) and (T,) by name.
     """
-    parts = (
-        (
-            _weighed(features, [layer[chosen_S] for layer in others], factors_L),
-            squared_norms(features) @ factors_L,
-        )
-        for features, others, factors_L in zip(rows, columns, factors, strict=True)
-    )
-    total_TS, squares_T = next(parts)
-    for products_TS, more_T in parts:
-        total_TS += products_TS
-        squares_T += more_T
-    return total_TS, squares_T
+    found: dict[_Name, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
+    for index, (features, others) in enumerate(zip(rows, columns, strict=True)):
+        chosen, squares_TL = [layer[chosen_S] for layer in others], squared_norms(features)
+        for name, factors_L in factors.items():
+            empty = np.zeros((len(squares_TL), len(chosen_S)), np.float32), np.zeros(len(squares_TL))
+            found.setdefault(name, empty)[1][...] += squares_TL @ factors_L[index]
+        for group in _groups([factors_L[index] for factors_L in factors.values()]):
+            products_TS = _joined(features, group) @ _joined(chosen, group).T
+            for name, (total_TS, _) in found.items():
+                _add(total_TS, products_TS, factors[name][index][group[0]])
+    return found
 
 
 def kernel(
@@ -134,15 +138,18 @@ def kernel(
     """
     matrix = np.empty(products.shape) if out is None else out
     row_terms, column_terms = (((gamma or 0) * part).astype(np.float32) for part in (rows, columns))
-    for part in _parts(len(products)):
+
+    def fill(part: slice) -> None:
         if gamma is None:
             matrix[part] = products[part]
-            continue
+            return
         exponents = products[part] * np.float32(2 * gamma)
         exponents -= row_terms[part, None]
         exponents -= column_terms
         np.minimum(exponents, 0, out=exponents)  # rounding makes |x - y|² of equal images slightly negative
         matrix[part] = np.exp(exponents, out=exponents)
+
+    _by_rows(len(products), fill)
     return matrix
 
 
@@ -159,29 +166,35 @@ def _joined(features: Features, group: Sequence[int]) -> NDArray[np.float32]:
     return features[group[0]] if len(group) == 1 else np.concatenate([features[i] for i in group], axis=1)
 
 
-def _weighed(rows: Features, columns: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Inner products of images by images in one part."""
-    total = np.zeros((len(rows[0]), len(columns[0])), np.float32)
-    for group in _groups([factors_L]):
-        _add(total, _joined(rows, group) @ _joined(columns, group).T, factors_L[group[0]])
-    return total
-
-
 def _add(total: NDArray[np.float32], products: NDArray[np.float32], factor: float) -> None:
     if factor == 0:
         return
-    for part in _parts(len(total)):
+
+    def add(part: slice) -> None:
         total[part] += products[part] * np.float32(factor)
 
+    _by_rows(len(total), add)
 
-def _parts(count: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
+
+def _by_rows(count: int, work: Callable[[slice], None]) -> None:
+    """Some rows at a time, on all processors: numpy lets go of the interpreter."""
+    with ThreadPoolExecutor(processors()) as pool:
+        for _ in pool.map(work, (slice(start, start + _ROWS) for start in range(0, count, _ROWS))):
+            pass
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scaled(total_NN: NDArray[np.float32], factors: Sequence[NDArray[np.float64]]) -> Products:
     """Products and factors, in the memory of the sum, so that the mean norm of the joined vectors is 1."""
     mean_norm = float(np.sqrt(np.diagonal(total_NN), dtype=np.float64).mean())
     scale = 1 / mean_norm**2 if mean_norm > 0 else 1.0
-    for part in _parts(len(total_NN)):
+
+    def apply(part: slice) -> None:
         total_NN[part] *= np.float32(scale)
+
+    _by_rows(len(total_NN), apply)
     return Products(total_NN, tuple(scale * factors_L for factors_L in factors))

@@ -16,7 +16,6 @@ for what they published last. (Under the policy `alone` nobody publishes; there 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from eval.grams import (
     cross_products,
     first_two,
     kernel,
+    processors,
     train_products,
 )
 from eval.results import Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
@@ -78,6 +78,7 @@ SOURCES: Mapping[Source, str] = {
 """What people read for a source."""
 _PARTS = 10  # a tenth is held out
 _PREDICTED_AT_ONCE = 1000
+_CHOSEN_BY = 3000  # images, about: hyperparameters are chosen by fits of so many
 
 
 @dataclass(frozen=True)
@@ -150,69 +151,106 @@ def examine(
         weightings: What each layer counts.
     """
     by_layers = train_products(train, weightings)
-    found = {}
+    choices, machines = {}, {}
     for layers in list(by_layers):
         products = by_layers.pop(layers)  # each takes the square of the training images in memory
-        choices = choose(products.train_NN, labels, fit_count)
-        errors = final_errors(products, train, test, labels, test_labels, choices)
-        found[layers] = {name: (choice, errors[name]) for name, choice in choices.items()}
-    return found
+        choices[layers] = choose(products.train_NN, labels, fit_count)
+        machines[layers] = fit(products, labels, choices[layers])
+    errors = errors_of(machines, train, test, len(labels), test_labels)
+    return {
+        layers: {name: (choice, errors[layers][name]) for name, choice in by_kernel.items()}
+        for layers, by_kernel in choices.items()
+    }
 
 
 def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dict[Kernel, Choice]:
     """For each kernel the hyperparameters with the fewest errors on the held-out images; the first of equals.
+
+    Of many images to fit every second, third … is taken, so that some thousand remain: twelve fits of all of them
+    took half of the probe's time, and chose no better.
 
     Args:
         train_NN: Inner products of the training images, those to fit first.
         labels: (N,).
         fit_count: F.
     """
-    squares, F = np.diagonal(train_NN).astype(np.float64), fit_count
+    squares = np.diagonal(train_NN).astype(np.float64)
+    fitted, held = slice(0, fit_count, max(1, fit_count // _CHOSEN_BY)), slice(fit_count, None)
     best: dict[Kernel, Choice] = {}
-    fit_FF, held_HF = np.empty((F, F)), np.empty((len(labels) - F, F))
-    with ThreadPoolExecutor(_processors()) as pool:  # libsvm lets go of the interpreter while it fits
+    with ThreadPoolExecutor(processors()) as pool:  # libsvm lets go of the interpreter while it fits
         for name, gamma, costs in GRID:
-            kernel(train_NN[:F, :F], squares[:F], squares[:F], gamma, fit_FF)
-            kernel(train_NN[F:, :F], squares[F:], squares[:F], gamma, held_HF)
-            guesses = pool.map(partial(_fit_and_guess, fit_FF, labels[:F], held_HF), costs)
+            fit_FF = kernel(train_NN[fitted, fitted], squares[fitted], squares[fitted], gamma)
+            held_HF = kernel(train_NN[held, fitted], squares[held], squares[fitted], gamma)
+            guesses = pool.map(partial(_fit_and_guess, fit_FF, labels[fitted], held_HF), costs)
             for c, guessed in zip(costs, guesses, strict=True):
-                choice = Choice(name, gamma, c, percent_wrong(guessed, labels[F:]))
+                choice = Choice(name, gamma, c, percent_wrong(guessed, labels[held]))
                 if name not in best or choice.held_out_error < best[name].held_out_error:
                     best[name] = choice
     return best
 
 
-def final_errors(
-    products: Products,
-    train: Parts,
-    test: Parts,
-    labels: Labels,
-    test_labels: Labels,
-    choices: Mapping[Kernel, Choice],
-) -> dict[Kernel, float]:
-    """Wrong test images in percent, after learning from all training images with the chosen hyperparameters.
+@dataclass(frozen=True)
+class Machines:
+    """The SVMs of one weighting, fitted on all training images.
 
-    A test image is compared with support vectors alone: the others do not count.
+    Attributes:
+        svms: By kernel, with the kernel's width.
+        squares_N: Squared norms of the training images.
+        factors: Of the weighting's `Products`.
     """
+
+    svms: Mapping[Kernel, tuple[Any, float | None]]
+    squares_N: NDArray[np.float64]
+    factors: Sequence[NDArray[np.float64]]
+
+
+def fit(products: Products, labels: Labels, choices: Mapping[Kernel, Choice]) -> Machines:
+    """Learns from all training images with the chosen hyperparameters."""
     squares = np.diagonal(products.train_NN).astype(np.float64)
     train_NN = np.empty(products.train_NN.shape)
-    machines = {
-        name: _svm(choice.c).fit(kernel(products.train_NN, squares, squares, choice.gamma, train_NN), labels)
+    svms = {
+        name: (
+            _svm(choice.c).fit(kernel(products.train_NN, squares, squares, choice.gamma, train_NN), labels),
+            choice.gamma,
+        )
         for name, choice in choices.items()
     }
-    del train_NN
-    used = np.unique(np.concatenate([svm.support_ for svm in machines.values()]))
-    test_TS, test_T = cross_products(test, train, used, products.factors)
-    guessed: dict[Kernel, list[Labels]] = {name: [] for name in machines}
+    return Machines(svms, squares, products.factors)
+
+
+def errors_of(
+    machines: Mapping[_Layers, Machines], train: Parts, test: Parts, count: int, test_labels: Labels
+) -> dict[_Layers, dict[Kernel, float]]:
+    """Wrong test images in percent.
+
+    A test image is compared with support vectors alone, the others do not count; those of all weightings and kernels
+    share their inner products.
+
+    Args:
+        machines: Under each weighting.
+        train: Features of the N training images, by each discriminator.
+        test: Features of the test images, by each discriminator.
+        count: N.
+        test_labels: (T,).
+    """
+    supports = [svm.support_ for each in machines.values() for svm, _ in each.svms.values()]
+    used = np.unique(np.concatenate(supports))
+    factors = {layers: each.factors for layers, each in machines.items()}
+    compared = cross_products(test, train, used, factors)
     # libsvm wants a column for every training image, and reads those of support vectors.
-    padded = np.zeros((min(_PREDICTED_AT_ONCE, len(test_labels)), len(labels)))
-    for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
-        rows = slice(start, start + _PREDICTED_AT_ONCE)
-        for name, svm in machines.items():
-            columns = kernel(test_TS[rows], test_T[rows], squares[used], choices[name].gamma)
-            padded[: len(columns), used] = columns
-            guessed[name].append(svm.predict(padded[: len(columns)]))
-    return {name: percent_wrong(np.concatenate(parts), test_labels) for name, parts in guessed.items()}
+    padded = np.zeros((min(_PREDICTED_AT_ONCE, len(test_labels)), count))
+    wrong: dict[_Layers, dict[Kernel, float]] = {layers: {} for layers in machines}
+    for layers, each in machines.items():
+        test_TS, test_T = compared[layers]
+        for name, (svm, gamma) in each.svms.items():
+            guessed: list[Labels] = []
+            for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
+                rows = slice(start, start + _PREDICTED_AT_ONCE)
+                columns = kernel(test_TS[rows], test_T[rows], each.squares_N[used], gamma)
+                padded[: len(columns), used] = columns
+                guessed.append(svm.predict(padded[: len(columns)]))
+            wrong[layers][name] = percent_wrong(np.concatenate(guessed), test_labels)
+    return wrong
 
 
 def percent_wrong(guessed: Labels, truth: Labels) -> float:
@@ -382,7 +420,3 @@ def _fit_and_guess(
 ) -> Labels:
     guessed: Labels = _svm(c).fit(fit_FF, labels).predict(held_HF)
     return guessed
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 
 from eval.features import layer_features
 from eval.grams import Features, concatenated, cross_products, first_two, kernel, train_products
-from eval.probe import Choice, binomial_error, choose, final_errors, probe, split
+from eval.probe import Choice, binomial_error, choose, errors_of, examine, fit, probe, split
 from eval.runs import RunDirectory, read_run
 from node import checkpoint
 from node.checkpoint import add_prefix
@@ -40,7 +40,7 @@ def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
     chosen = np.array([0, 3, 29])
-    products, squares = cross_products([test], [train], chosen, found.factors)
+    products, squares = cross_products([test], [train], chosen, {1: found.factors})[1]
     np.testing.assert_allclose(products, other @ joined[chosen].T / scale**2, atol=1e-5)
     np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
     assert np.sqrt(np.diagonal(found.train_NN)).mean() == pytest.approx(1, rel=1e-5)
@@ -78,7 +78,7 @@ def test_the_grams_of_discriminators_add_up_to_that_of_all_their_layers() -> Non
     joined, other = (np.hstack([layer for part in parts for layer in part]) for parts in (train, test))
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    products, squares = cross_products(iter(test), iter(train), np.arange(30), found.factors)
+    products, squares = cross_products(iter(test), iter(train), np.arange(30), {1: found.factors})[1]
     np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
     np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
 
@@ -94,7 +94,7 @@ def test_the_first_two_layers_of_every_discriminator_count_the_same() -> None:
     )
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    products, _ = cross_products(test, train, np.arange(30), found.factors)
+    products, _ = cross_products(test, train, np.arange(30), {1: found.factors})[1]
     np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
 
 
@@ -123,8 +123,30 @@ def test_a_precomputed_kernel_gives_the_same_svm(gamma: float | None) -> None:
     expected = 100 * (plain.fit(train[0] / scale, labels).predict(test[0] / scale) != truth).mean()
     name = "linear" if gamma is None else "rbf"
     choice = Choice(name, gamma, 3, 0)  # type: ignore[arg-type]  # one of two names
-    found = final_errors(products, [train], [test], labels, truth, {choice.kernel: choice})
-    assert found == {name: pytest.approx(expected, abs=1e-9)}
+    machines = {None: fit(products, labels, {choice.kernel: choice})}
+    found = errors_of(machines, [train], [test], len(labels), truth)
+    assert found == {None: {name: pytest.approx(expected, abs=1e-9)}}
+
+
+def test_weightings_side_by_side_find_what_each_finds_alone() -> None:
+    """They share products and support vectors, and nothing that could change a figure."""
+    train, test = _neighborhood()
+    labels, truth = (np.random.default_rng(seed).integers(0, 2, count) for seed, count in ((0, 30), (1, 12)))
+    weightings = {"all": concatenated, "first-two": first_two}
+    both = examine(train, test, labels, truth, 27, weightings)
+    for name, weigh in weightings.items():
+        assert examine(train, test, labels, truth, 27, {name: weigh}) == {name: both[name]}
+
+
+def test_of_many_images_hyperparameters_are_chosen_by_some_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third of those to fit, and always all held-out ones."""
+    train, labels = _layers(100, 0), np.random.default_rng(0).integers(0, 2, 100)
+    products = train_products([train], {"all": concatenated})["all"].train_NN
+    every_third = np.r_[0:90:3, 90:100]
+    expected = choose(products[np.ix_(every_third, every_third)], labels[every_third], 30)
+    assert expected != choose(products, labels, 90)
+    monkeypatch.setattr("eval.probe._CHOSEN_BY", 30)
+    assert choose(products, labels, 90) == expected
 
 
 def test_a_tenth_of_every_class_is_held_out() -> None:
