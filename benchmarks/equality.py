@@ -10,8 +10,8 @@ takes many seeds to tell a difference of a few percent from chance. Two things a
 epochs, every one of which is a draw of its own: the probe's error with the RBF kernel, at one fixed setting, and KID
 of the generator against the test images. A processor without instructions for bfloat16 rounds as one that has them.
 
-Every finished training is written to results/equality.json at once; a second start goes on with what is missing, and with
-more seeds if it is told more of them. Trainings on another type of processor or by another torch are not taken over.
+Every finished pair is written to results/equality.json at once. A second start goes on with the seeds that are missing, and
+with more of them if it is told so, on another machine too: both trainings of a pair are of the same one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -57,22 +58,42 @@ _PROBE_LIMIT, _KID_LIMIT = 0.15, 5.0  # points, percent
 
 
 @dataclass(frozen=True)
-class Training:
-    """One node, trained.
+class Outcome:
+    """What one training ends with: means over the last epochs.
+
+    Attributes:
+        probe: Wrong test images in percent.
+        kid: Of generated images.
+    """
+
+    probe: float
+    kid: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One node, trained in both number formats.
 
     Attributes:
         seed: Of its weights, noise and images.
-        precision: Number format of its convolutions.
-        probe: Wrong test images in percent, mean over the last epochs.
-        kid: Mean over the last epochs.
+        float32: What came of it.
+        bfloat16: The same.
+        computed: Whether the processor computed in bfloat16, rather than rounding to it.
+        machine: What it was trained on.
         commit: State of the project that it was trained with.
     """
 
     seed: int
-    precision: str
-    probe: float
-    kid: float
+    float32: Outcome
+    bfloat16: Outcome
+    computed: bool
+    machine: dict[str, Any]
     commit: str | None = None
+
+    @classmethod
+    def read(cls, found: dict[str, Any]) -> Pair:
+        """One from the file of results."""
+        return cls(**{**found, **{name: Outcome(**found[name]) for name in PRECISIONS}})
 
 
 @dataclass(frozen=True)
@@ -90,31 +111,22 @@ class Data:
 def main() -> None:
     """Trains what is missing and says what all of it shows."""
     options = _options()
-    where = machine()
     settings = {
         "epochs": options.epochs,
         "images": _IMAGES,
         "kept_epochs": _KEPT_EPOCHS,
         "c": _RBF.c,
         "gamma": _RBF.gamma,
-        "processor": where["processor"],
-        "bfloat16": "computed" if computes_in_bfloat16(torch.device("cpu")) else "rounded",
-        "torch": where["torch"],
     }
-    done = [Training(**each) for each in _done(options.output, settings)]
+    done = [Pair.read(each) for each in _done(options.output, settings)]
     classifiers = ROOT / "runs" / "equality.classifiers"
     make_directory(classifiers)
     read(options.data, classifiers)  # makes the classifier before two processes want it
-    missing = [
-        (seed, precision)
-        for seed in range(options.seeds)
-        for precision in PRECISIONS
-        if not any((each.seed, each.precision) == (seed, precision) for each in done)
-    ]
+    missing = sorted(set(range(options.seeds)) - {each.seed for each in done})
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's products, in processes that are yet to start
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        work = partial(train, options.data, classifiers, options.epochs, commit())
-        for finished in as_completed([pool.submit(work, *each) for each in missing]):
+        work = partial(train_both, options.data, classifiers, options.epochs, commit())
+        for finished in as_completed([pool.submit(work, seed) for seed in missing]):
             done.append(finished.result())
             print(done[-1], flush=True)
             _write(options, settings, done)
@@ -122,12 +134,17 @@ def main() -> None:
     print(json.dumps(compare(done), indent=1))
 
 
-def train(
-    folder: str, classifiers: Path, epochs: int, made_by: str | None, seed: int, precision: str
-) -> Training:
-    """One node for so many epochs, then what it learnt."""
+def train_both(folder: str, classifiers: Path, epochs: int, made_by: str | None, seed: int) -> Pair:
+    """One node in one number format, then from the beginning in the other."""
     prepare_processor(1)
     data = read(folder, classifiers)
+    plain, reduced = (train(data, epochs, seed, precision) for precision in PRECISIONS)
+    computed = computes_in_bfloat16(torch.device("cpu"))
+    return Pair(seed, plain, reduced, computed, machine(), made_by)
+
+
+def train(data: Data, epochs: int, seed: int, precision: str) -> Outcome:
+    """One node for so many epochs, and what it has learnt."""
     chosen = np.random.default_rng(seed).choice(len(data.images), _IMAGES, replace=False)
     trainer = Trainer(settings_of(seed, precision), "paper", 1, Shard(data.images[chosen]))
     kids, probes = [], []
@@ -138,7 +155,7 @@ def train(
         if epoch >= epochs - _KEPT_EPOCHS:
             kids.append(kid(trainer, data, seed))
             probes.append(probe(trainer, data, chosen))
-    return Training(seed, precision, float(np.mean(probes)), float(np.mean(kids)), made_by)
+    return Outcome(float(np.mean(probes)), float(np.mean(kids)))
 
 
 def settings_of(seed: int, precision: str) -> Settings:
@@ -180,20 +197,17 @@ def read(folder: str, classifiers: Path) -> Data:
     return Data(pixels, labels, test_pixels, test_labels, model, classifier.describe(model, test_pixels))
 
 
-def compare(done: list[Training]) -> dict[str, Any]:
+def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     """bfloat16 less float32 with 95% intervals over seeds: probe in points, KID in percent of float32's mean."""
-    by_seed = {(each.seed, each.precision): each for each in done}
-    seeds = sorted(
-        seed for seed, precision in by_seed if precision == PRECISIONS[0] and (seed, PRECISIONS[1]) in by_seed
-    )
-    if len(seeds) < 2:  # noqa: PLR2004 - one has no spread
+    if len(pairs) < 2:  # noqa: PLR2004 - one has no spread
         return {}
-    plain, reduced = ([by_seed[seed, precision] for seed in seeds] for precision in PRECISIONS)
+    plain, reduced = ([getattr(pair, precision) for pair in pairs] for precision in PRECISIONS)
     probes = interval([two.probe - one.probe for one, two in zip(plain, reduced, strict=True)])
     scale = 100 / float(np.mean([each.kid for each in plain]))
     kids = interval([scale * (two.kid - one.kid) for one, two in zip(plain, reduced, strict=True)])
     return {
-        "seeds": len(seeds),
+        "seeds": len(pairs),
+        "computed": sum(pair.computed for pair in pairs),
         "probe_points": probes | {"limit": _PROBE_LIMIT, "within": _inside(probes, _PROBE_LIMIT)},
         "kid_percent": kids | {"limit": _KID_LIMIT, "within": _inside(kids, _KID_LIMIT)},
         "means": {
@@ -218,23 +232,22 @@ def _inside(found: dict[str, float], limit: float) -> bool:
 
 
 def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Finished trainings of the same settings; those of others are not to be overwritten."""
+    """Finished pairs of the same settings; those of others are not to be overwritten."""
     if not output.exists():
         return []
     found = json.loads(output.read_bytes())
     if found["settings"] != settings:
-        sys.exit(f"{output} holds trainings with {found['settings']}, not {settings}; name another --output")
-    return list(found["trainings"])
+        sys.exit(f"{output} holds pairs with {found['settings']}, not {settings}; name another --output")
+    return list(found["pairs"])
 
 
-def _write(options: argparse.Namespace, settings: dict[str, Any], done: list[Training]) -> None:
+def _write(options: argparse.Namespace, settings: dict[str, Any], done: Sequence[Pair]) -> None:
     words = f"--seeds {options.seeds} --epochs {options.epochs}"
     result = {
         "command": f"python -m benchmarks.equality MNIST_FOLDER {words}",
-        "machine": machine(),
         "settings": settings,
         "found": compare(done),
-        "trainings": [asdict(each) for each in sorted(done, key=lambda each: (each.seed, each.precision))],
+        "pairs": [asdict(each) for each in sorted(done, key=lambda each: each.seed)],
     }
     write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
 
@@ -246,7 +259,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("data", help="a folder with MNIST's four IDX files, or `mnist` to download them")
     parser.add_argument("--seeds", type=int, default=25)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--processes", type=int, default=2, help="pairs at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "equality.json")
     return parser.parse_args()
 

@@ -137,9 +137,11 @@ def equality() -> str:
             f"| ±{gap['limit']:g} {unit} | {verdict} |"
         )
     told = f"{found['seeds']} seeds, {settings['epochs']} epochs of {settings['images']:,} images each"
-    how = {"computed": "computes in bfloat16", "rounded": "rounds as one that computes in bfloat16"}
-    where = f"on {processor(done['machine'])}, which {how[settings['bfloat16']]}"
-    return "\n".join([*lines, "", f"{told}; `make bench-equality DATA=path/to/mnist` {where}."])
+    machines = {processor(pair["machine"]) for pair in done["pairs"]}
+    how = (
+        f"{found['computed']} of them on processors that compute in bfloat16, the others rounded as these do"
+    )
+    return "\n".join([*lines, "", f"{told}; {how}. `{done['command']}` on {', '.join(sorted(machines))}."])
 
 
 def processor(machine: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import line
-from benchmarks.equality import Training, compare
+from benchmarks.equality import Outcome, Pair, compare
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw, draw_scale
 from benchmarks.recheck import verdict
@@ -151,15 +152,20 @@ def test_what_becomes_of_many_nodes_is_drawn_by_their_neighbours(tmp_path: Path)
 
 
 def test_two_formats_are_equal_only_where_the_whole_interval_lies_within_the_limits() -> None:
-    """Pairs by seed; a seed with one format alone does not count; KID in percent of float32's mean."""
-    probes = {"float32": (2.0, 2.2, 2.4), "bfloat16": (2.1, 2.2, 2.3)}
-    kids = {"float32": (1.0, 1.0, 1.0), "bfloat16": (1.1, 1.2, 1.0)}
-    done = [Training(s, name, probes[name][s], kids[name][s]) for name in probes for s in range(3)]
-    found = compare([*done, Training(7, "float32", 9.0, 9.0)])
+    """KID in percent of float32's mean; what one pair shows is no interval."""
+    probes = ((2.0, 2.1), (2.2, 2.2), (2.4, 2.3))
+    kids = ((1.0, 1.1), (1.0, 1.2), (1.0, 1.0))
+    pairs = [
+        Pair(seed, Outcome(probe[0], kid[0]), Outcome(probe[1], kid[1]), computed=seed > 0, machine={})
+        for seed, (probe, kid) in enumerate(zip(probes, kids, strict=True))
+    ]
+    assert [Pair.read(asdict(pair)) for pair in pairs] == pairs
+    found = compare(pairs)
+    assert found["computed"] == 2
     assert found["seeds"] == 3
     assert found["probe_points"]["mean"] == pytest.approx(0)
     # Student's 97.5% point for two degrees of freedom, times 0.1 / sqrt(3).
     assert found["probe_points"]["high"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
     assert found["probe_points"]["within"] is False
     assert found["kid_percent"]["mean"] == pytest.approx(10)
-    assert compare(done[:2]) == {}
+    assert compare(pairs[:1]) == {}
