@@ -41,7 +41,7 @@ from eval.classifier import Classifier, Recipe
 from eval.features import generated_images, layer_features
 from eval.grams import concatenated, train_products
 from eval.metrics import kernel_distance
-from eval.probe import Choice, errors_of, fit
+from eval.svm import Choice, errors_of, fit
 from launcher.datasets import load_data
 from launcher.images import render
 from node.config import Settings, resolve

@@ -21,8 +21,8 @@ from sklearn.svm import SVC, LinearSVC
 from benchmarks.measure import Figure, figure, timed
 from eval.features import layer_features, to_tensor
 from eval.grams import concatenated
-from eval.probe import examine, percent_wrong, split
 from eval.results import Kernel
+from eval.svm import examine, percent_wrong, split
 from node.config import Architecture
 from node.models import Discriminator, initialise
 

@@ -17,9 +17,9 @@ from eval import classifier as classifiers
 from eval.classifier import FEATURES, Classifier, Recipe
 from eval.features import check_images_fit, generated_images, trained_generator
 from eval.metrics import Vectors, confident_shares, frechet_distance, kernel_distance, neighborhoods
-from eval.probe import percent_wrong
 from eval.results import ClassifierCard, ClassOrigins, QualityNode, QualityResult, QualityScores
 from eval.runs import LabelledImages, RunDirectory
+from eval.svm import percent_wrong
 from node.checkpoint import Checkpoint
 from node.models import Generator
 from topology.errors import InputError

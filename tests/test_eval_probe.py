@@ -14,8 +14,9 @@ from sklearn.svm import SVC
 
 from eval.features import layer_features
 from eval.grams import Features, concatenated, cross_products, first_two, kernel, train_products
-from eval.probe import Choice, binomial_error, choose, errors_of, examine, fit, probe, split
+from eval.probe import binomial_error, probe
 from eval.runs import RunDirectory, read_run
+from eval.svm import Choice, choose, errors_of, examine, fit, split
 from node import checkpoint
 from node.checkpoint import add_prefix
 from node.models import Discriminator, initialise
@@ -145,7 +146,7 @@ def test_of_many_images_hyperparameters_are_chosen_by_some_thousand(monkeypatch:
     every_third = np.r_[0:90:3, 90:100]
     expected = choose(products[np.ix_(every_third, every_third)], labels[every_third], 30)
     assert expected != choose(products, labels, 90)
-    monkeypatch.setattr("eval.probe._CHOSEN_BY", 30)
+    monkeypatch.setattr("eval.svm._CHOSEN_BY", 30)
     assert choose(products, labels, 90) == expected
 
 
