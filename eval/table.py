@@ -72,7 +72,7 @@ class ScoreRow:
 
     Attributes:
         arm: Name; None for real images in place of generated ones.
-        score: A field of `eval.results.QualityScores`, such as `kid`.
+        score: A field of `eval.results.QualityScores`, such as `kid`, or a count of `ClassOrigins`.
         nodes: Each node's mean over seeds; empty for real images, which are no node's.
         overall: Over seeds and nodes.
     """
@@ -130,10 +130,11 @@ class Comparison:
     Attributes:
         ours: The arm that is hoped to be better.
         theirs: The other.
-        figure: `linear` or `rbf`, errors of the trained D, all layers; or `kid`.
+        figure: `linear` or `rbf`, errors of the trained D, all layers; `kid`; where some node lacks a class also
+            `own_covered` and `neighbors_covered`, classes that a node's images cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
-        change: Ours less theirs, in percentage points of error; for KID in percent of theirs, None where theirs is 0.
+        change: Ours less theirs, in percentage points of error or in classes; for KID in percent of theirs, None where theirs is 0.
         effect: Cohen's d_z over seeds; None where it has no value.
     """
 

@@ -33,6 +33,8 @@ from eval.table import (
 )
 
 SCORES = ("kid", "fid", "classes_covered", "coverage", "precision", "recall")
+ORIGINS = ("own_covered", "neighbors_covered", "unseen_covered")
+"""Scores of variants in which some node lacks a class."""
 _FLOORS = ("untrained", "pixels")
 _TRAINED = ("discriminator", "all")
 _HEADLINE = (*_TRAINED, "chosen")
@@ -111,8 +113,20 @@ def _scores(cells: Sequence[Cell], score: str) -> Figures:
     found: dict[int, dict[int, float]] = {}
     for cell in cells:
         for node in cell.quality.nodes if cell.quality else ():
-            _note(found, cell.seed, node.node, float(getattr(node.scores, score)))
+            holder = node.origins if score in ORIGINS else node.scores
+            if holder is not None:
+                _note(found, cell.seed, node.node, float(getattr(holder, score)))
     return found
+
+
+def _is_skewed(cells: Sequence[Cell]) -> bool:
+    """Whether some node lacks a class."""
+    judged = [cell.quality for cell in cells if cell.quality]
+    return any(
+        node.origins and len(node.origins.own) < len(quality.classes)
+        for quality in judged
+        for node in quality.nodes
+    )
 
 
 def _note(found: dict[int, dict[int, float]], seed: int, node: int, figure: float) -> None:
@@ -136,7 +150,7 @@ def _node_means(figures: Figures) -> tuple[NodeMean, ...]:
 
 def _score_rows(arms: Sequence[tuple[str, Sequence[Cell]]], cells: Sequence[Cell]) -> Iterator[ScoreRow]:
     for arm, own in arms:
-        for score in SCORES:
+        for score in (*SCORES, *ORIGINS) if _is_skewed(cells) else SCORES:
             figures = _scores(own, score)
             if overall := mean(figures):
                 yield ScoreRow(arm, score, _node_means(figures), overall)
@@ -190,6 +204,9 @@ def _comparisons(
         "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
         "kid": lambda cells: _scores(cells, "kid"),
     }
+    if _is_skewed(ours[1]):
+        by_figure["own_covered"] = lambda cells: _scores(cells, "own_covered")
+        by_figure["neighbors_covered"] = lambda cells: _scores(cells, "neighbors_covered")
     for figure, of in by_figure.items():
         left, right = of(ours[1]), of(theirs[1])
         differences = difference(left, right)

@@ -29,7 +29,7 @@ from eval.results import (
 from eval.study import read_study
 from eval.table import StudyTable
 from eval.table_files import write_table
-from eval.tabulate import tabulate
+from eval.tabulate import ORIGINS, tabulate
 from node.config import Settings
 
 pytestmark = pytest.mark.system
@@ -282,17 +282,17 @@ def test_a_figure_that_is_no_number_is_none(study: Path) -> None:
     assert "NaN" not in run(study, "--json").stdout
 
 
-def test_a_new_source_is_shown_by_its_name(study: Path) -> None:
-    """Rows that the probe may learn to make."""
+def test_the_neighborhood_has_rows_of_its_own(study: Path) -> None:
+    """Beside the others, and never the headline."""
     read = read_study(study)
     cells = []
     for cell in read.cells:
         assert cell.probe is not None
-        rows = probe_rows(cast("Source", "neighborhood"), "all", dict.fromkeys(NODES, 1.5))
+        rows = probe_rows("neighborhood", "all", dict.fromkeys(NODES, 1.5))
         probe = dataclasses.replace(cell.probe, rows=(*cell.probe.rows, *rows))
         cells.append(dataclasses.replace(cell, probe=probe))
     write_table(tabulate(dataclasses.replace(read, cells=tuple(cells))), study, study / "table.json")
-    row = cells_of((study / "table.md").read_text(), "neighborhood, all layers")
+    row = cells_of((study / "table.md").read_text(), "D and neighbours' D, all layers")
     assert row[1:3] == ["linear", "2.50 [2.50, 2.50] (3)"]
 
 
@@ -378,3 +378,33 @@ def test_a_cell_of_another_place_is_one_line(study: Path) -> None:
     """A copied file must not count twice."""
     edit(study, "uniform.iid.s1", lambda cell: cell.update(seed=0))
     assert_one_line(run(study), "is of cell 'uniform.iid.s0', not of 'uniform.iid.s1'")
+
+
+def test_where_nodes_lack_classes_the_table_tells_whose_they_draw(tmp_path: Path) -> None:
+    """Own, neighbours' and unseen classes apart, in the scores and in the comparisons; nowhere else."""
+    study = make_study(tmp_path / "skewed", arms=["alone", "uniform"], comparisons=[["uniform", "alone"]])
+    assert not {row.score for row in table_of(study).variants[0].scores} & set(ORIGINS)
+
+    def two_classes(neighbors_covered: int) -> Edit:
+        def change(cell: dict[str, Any]) -> None:
+            for node in cell["quality"]["nodes"]:
+                node["origins"] = {
+                    "own": [0, 1], "neighbors": [2, 3, 4, 5], "own_covered": 2,
+                    "neighbors_covered": neighbors_covered + cell["seed"] % 2, "unseen_covered": 0,
+                }  # fmt: skip
+
+        return change
+
+    for seed in SEEDS:
+        edit(study, f"alone.iid.s{seed}", two_classes(0))
+        edit(study, f"uniform.iid.s{seed}", two_classes(3))
+    (variant,) = table_of(study).variants
+    means = {(row.arm, row.score): row.overall.value for row in variant.scores}
+    assert means["uniform", "neighbors_covered"] == pytest.approx(3 + 1 / 3)
+    assert (means["alone", "own_covered"], means["alone", "unseen_covered"]) == (2, 0)
+    (change,) = [found.change for found in variant.comparisons if found.figure == "neighbors_covered"]
+    assert change is not None
+    assert change.value == pytest.approx(3)
+    text = run(study).stdout
+    assert "neighbours' classes covered" in text
+    assert "own classes" in text
