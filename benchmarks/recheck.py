@@ -3,7 +3,7 @@
     python -m benchmarks.recheck STORED_STUDY_DIR FRESH_STUDY_DIR
 
 Exit status: 0 all is equal, or was made on another type of machine or by another torch, which rounds otherwise, and is only
-shown; 1 something differs that should not, or a stored cell was not made again.
+shown; 1 something differs that should not, a stored cell was not made again, or none is stored.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ _RUN = "run_id"  # ends at random
 
 def main(stored: Path, fresh: Path) -> int:
     """Compares every cell of the stored study; prints a line for each."""
-    status = 0
-    for file in sorted((stored / "cells").glob("*.json")):
+    files = sorted((stored / "cells").glob("*.json"))
+    if not files:
+        print(f"{stored / 'cells'} holds no cell to compare with")
+    status = 0 if files else 1
+    for file in files:
         if not (fresh / "cells" / file.name).exists():
             print(f"{file.stem}: not made again")
             status = 1
@@ -44,7 +47,7 @@ def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
         (cell["machine"]["processor"], cell["machine"]["instructions"], cell["versions"]["torch"])
         for cell in (before, now)
     ]
-    told = f"{len(odd)} figures differ, such as {odd[0]}"
+    told = f"{len(odd)} of the figures differ, such as {odd[0]}"
     if types[0] != types[1]:
         return (
             f"made on another type of machine or by another torch, {types[0]} and {types[1]}: {told}",

@@ -126,7 +126,8 @@ def untrained_discriminator(
         if isinstance(module, BatchNorm)
     ]
     with torch.no_grad():
-        discriminator(to_tensor(images_NHWC[:_STATISTICS_IMAGES]))
+        # Spread over all of them, whatever their order: the probe's are sorted by class.
+        discriminator(to_tensor(images_NHWC[:: -(-len(images_NHWC) // _STATISTICS_IMAGES)]))
     for hook in hooks:
         hook.remove()
     return discriminator

@@ -71,7 +71,7 @@ class Cell:
         versions: By what code, its commit among them.
         inputs: Digest of everything that it was made from.
         settings: Complete, as `node.config.Settings` dumps them.
-        seconds: Time of each stage.
+        seconds: Time of each stage; None where it was interrupted.
         nodes: How each ended, by id.
         probe: Errors; None where nothing could be probed.
         quality: Of the generated images; None where nothing could be judged.
@@ -85,7 +85,7 @@ class Cell:
     versions: dict[str, Any]
     inputs: str
     settings: dict[str, Any]
-    seconds: dict[str, float]
+    seconds: dict[str, float | None]
     nodes: dict[int, NodeEnd]
     probe: ProbeResult | None
     quality: QualityResult | None

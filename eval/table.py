@@ -20,8 +20,8 @@ FLOOR_MARGIN = 0.5
 """Percentage points that a trained D may lie above the same D untrained."""
 COLLAPSED = (
     f'a node has collapsed if its training did not end as "finished", if its images cover fewer than {LEAST_CLASSES} '
-    f"classes, or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of its own "
-    "D before training, where that was measured; it stays in every mean for which it has a figure"
+    f"classes, or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of a "
+    "D drawn by the same rule and never trained, where that was measured; it stays in every mean for which it has a figure"
 )
 
 
@@ -134,7 +134,7 @@ class Comparison:
             `own_covered` and `neighbors_covered`, classes that a node's images cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
-        change: Ours less theirs, in percentage points of error or in classes; for KID in percent of theirs, None where theirs is 0.
+        change: Ours less theirs, in percentage points of error or in classes; for KID in percent of theirs, None where theirs is 0 or below in some seed.
         effect: Cohen's d_z over seeds; None where it has no value.
     """
 
@@ -184,7 +184,7 @@ class VariantTable:
         comparisons: The study's pairs.
         targets: Of each arm.
         collapsed: Every such node.
-        unlike: Seeds whose arms were judged by different classifiers, so that their scores cannot be compared.
+        unlike: Seeds whose arms were judged by different classifiers, or on different machines, so that their scores cannot be compared.
     """
 
     variant: str

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from eval.comparison import policy_name
+from eval.comparison import POLICIES, policy_name
 from eval.plots import DotRow, Line, dot_plot, standalone
 from eval.statistics import Estimate
 from eval.table import ErrorRow, ScoreRow, StudyTable, VariantTable
@@ -64,7 +64,7 @@ def _dots(variant: VariantTable, row: ErrorRow | ScoreRow) -> DotRow:
     return DotRow(
         label=f"{row.arm} ({len(row.overall.seeds)} seeds)",
         values=[node.value for node in row.nodes],
-        colour=policy_name(policy)[1] if policy else "ink",
+        colour=POLICIES.get(policy or "", ("", "ink"))[1],
         mean=row.overall.value,
         interval=_ends(row.overall),
     )

@@ -135,7 +135,9 @@ def _table_one(table: StudyTable, variant: VariantTable) -> Section:
             ["nodes collapsed", *(f"{arm.collapsed} of {arm.trained}" for arm in variant.arms), *blank],
         ]
     notes = ["Test images that an SVM on a node's D gets wrong; a node's row is its mean over seeds."]
-    if not paper and variant.data_sets:
+    if len(variant.data_sets) > 1:
+        notes.append(f"Not comparable: these cells are of several data sets, {', '.join(variant.data_sets)}.")
+    elif not paper and variant.data_sets:
         notes.append(
             f"The paper's figures are of MNIST and not comparable with {', '.join(variant.data_sets)}."
         )
@@ -186,7 +188,11 @@ def _generators(variant: VariantTable) -> Section:
         ]
         rows.append([arm or "real images", *cells])
     unlike = ", ".join(map(str, variant.unlike))
-    warning = f"Not comparable: arms of seed {unlike} were judged by different classifiers." if unlike else ""
+    warning = (
+        f"Not comparable: arms of seed {unlike} were judged by different classifiers, or on different machines."
+        if unlike
+        else ""
+    )
     return Section("Generated images", rows, (warning,) if warning else ())
 
 

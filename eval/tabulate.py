@@ -164,14 +164,15 @@ def _score_rows(arms: Sequence[tuple[str, Sequence[Cell]]], cells: Sequence[Cell
 
 
 def _collapses(cells: Sequence[Cell]) -> Iterator[Collapse]:
-    floors = _errors(cells, ("untrained", "all", "rbf"))
+    shared = _errors(cells, ("untrained", "all", "rbf"))
     for cell in cells:
+        floors = _errors([cell], ("untrained", "all", "rbf")) or shared
         errors = _errors([cell], (*_TRAINED, "rbf")).get(cell.seed, {})
         classes = _scores([cell], "classes_covered").get(cell.seed, {})
         for node, end in sorted(cell.nodes.items()):
             reasons = []
             if end.state != "finished":
-                reasons.append(f'ended as "{end.state}"')
+                reasons.append(f'ended as "{end.state}"' + (f" ({end.error})" if end.error else ""))
             if classes.get(node, math.inf) < LEAST_CLASSES:
                 reasons.append(f"classes covered: {classes[node]:.0f}")
             floor = floors.get(cell.seed, {}).get(node, math.inf)
@@ -253,11 +254,13 @@ def _target(arm: str, against: str, limit: float, error: Estimate) -> Target:
 
 
 def _unlike(cells: Sequence[Cell]) -> tuple[int, ...]:
+    """Seeds whose classifiers are not the same: of other images, or trained where numbers are rounded otherwise."""
     classifiers: dict[int, set[str]] = {}
     for cell in cells:
         if cell.quality:
-            classifiers.setdefault(cell.seed, set()).add(cell.quality.classifier.digest)
-    return tuple(sorted(seed for seed, digests in classifiers.items() if len(digests) > 1))
+            facts = [cell.quality.classifier.digest, cell.machine, cell.versions.get("torch")]
+            classifiers.setdefault(cell.seed, set()).add(json.dumps(facts, sort_keys=True))
+    return tuple(sorted(seed for seed, made in classifiers.items() if len(made) > 1))
 
 
 def _origins(cells: Sequence[Cell]) -> tuple[Origin, ...]:

@@ -27,6 +27,9 @@ from node.files import write_atomically
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
 
+TRAINING_FAILED, NEIGHBOR_LOST = "TrainingError", "NeighborTimeoutError"
+"""What a node's status calls the failures that training brings about: its own, and in lockstep a neighbour's."""
+_ENDS = {TRAINING_FAILED: "gave up", NEIGHBOR_LOST: "lost a neighbour"}
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -54,6 +57,7 @@ class Progress:
         directory: STUDY_DIR.
         phase: How far it is.
         words: Why it failed.
+        base_port: Node `id` listens at `base_port + id`; the cell's own, unless its run was begun with another.
         seconds: What each phase took in this call.
     """
 
@@ -61,7 +65,13 @@ class Progress:
     directory: Path
     phase: Phase = Phase.WAITING
     words: str = ""
+    base_port: int = 0
     seconds: dict[Phase, float] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> set[int]:
+        """Where its nodes listen."""
+        return {self.base_port + node_id for node_id in self.cell.graph.ids}
 
     @property
     def run_dir(self) -> Path:
@@ -77,6 +87,21 @@ class Progress:
     def file(self) -> Path:
         """What was found."""
         return self.directory / "cells" / f"{self.cell.name}.json"
+
+    @property
+    def classifiers(self) -> Path:
+        """What judges generated images, by digest, for all cells of the study."""
+        return self.directory / "classifiers"
+
+    @property
+    def probe_file(self) -> Path:
+        """What `dgan-eval probe` leaves."""
+        return self.run_dir / "eval" / "probe.json"
+
+    @property
+    def quality_file(self) -> Path:
+        """What `dgan-eval quality` leaves."""
+        return self.run_dir / "eval" / "quality.json"
 
     def statuses(self) -> dict[int, Status | None]:
         """What each of its nodes says of itself."""
@@ -102,11 +127,35 @@ def progress_of(study: Study, cells: Sequence[Cell], directory: Path) -> list[Pr
         InputError: A file in `cells/` belongs to other settings than the study's, or is no such file.
     """
     found = [Progress(cell, directory) for cell in cells]
+    _settle_ports(found)
     for each in found:
         if each.file.exists():
             _check_same(study, each)
             each.phase = Phase.DONE
     return found
+
+
+def _settle_ports(cells: Sequence[Progress]) -> None:
+    """A run that was begun keeps its ports, although the study's file has changed since; others take none of these."""
+    fresh, taken = [], set[int]()
+    for each in cells:
+        recorded = _recorded_port(each.run_dir)
+        each.base_port = each.cell.base_port if recorded is None else recorded
+        if recorded is None:
+            fresh.append(each)
+        else:
+            taken |= each.ports
+    for each in fresh:
+        while taken & each.ports:
+            each.base_port = max(taken)
+        taken |= each.ports
+
+
+def _recorded_port(run_dir: Path) -> int | None:
+    try:
+        return int(json.loads((run_dir / RUN_FILE).read_bytes())["inputs"]["base_port"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _check_same(study: Study, progress: Progress) -> None:
@@ -149,12 +198,13 @@ def write_study(study: Study, directory: Path, command: str) -> None:
     write_atomically(directory / "study.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
-def write_cell(progress: Progress, command: str) -> None:
+def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
     """The file of a cell that was trained and judged.
 
     Args:
         progress: The cell.
-        command: What a user types to run it alone.
+        command: What a user types to run it again.
+        whole: Whether it was begun in this call, so that its times are known.
     """
     cell, seconds = progress.cell, progress.seconds
     record = json.loads((progress.run_dir / RUN_FILE).read_bytes())
@@ -167,13 +217,13 @@ def write_cell(progress: Progress, command: str) -> None:
         "machine": machine(),
         "versions": {name: record.get(name) for name in ("dgan", "python", "torch")},
         "seconds": {
-            "training": round(seconds[Phase.TRAINING], 1),
+            "training": round(seconds[Phase.TRAINING], 1) if whole else None,
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
         },
         "nodes": {str(node_id): _node(status) for node_id, status in progress.statuses().items()},
         "settings": cell.settings.model_dump(mode="json"),
-        "probe": _read(progress.run_dir / "eval" / "probe.json"),
-        "quality": _read(progress.run_dir / "eval" / "quality.json"),
+        "probe": _read(progress.probe_file),
+        "quality": _read(progress.quality_file),
     }
     write_atomically(progress.file, (json.dumps(found, indent=1) + "\n").encode())
 
@@ -192,7 +242,7 @@ def machine() -> dict[str, Any]:
 def _node(status: Status | None) -> dict[str, Any]:
     if status is None:
         return {"state": "never started", "cycle": 0, "restarts": 0, "error": None}
-    state = status.state if not status.error else "gave up"
+    state = _ENDS.get(status.failure or "", "failed") if status.error else status.state
     return {
         "state": state,
         "cycle": status.cycle,

@@ -56,6 +56,7 @@ class Status(BaseModel):
     resident_bytes: int | None = None
     starts: int = 1
     error: str | None = None
+    failure: str | None = None
 
 
 def read_status(path: Path) -> Status | None:

@@ -99,7 +99,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             problem = "another dgan-launch is at work in this run directory"
-            raise InputError(run_dir, problem, "wait for it, stop it, or give another --run-dir") from None
+            raise InputError(run_dir, problem, "wait for it, stop it, or name another directory") from None
         yield
 
 

@@ -31,6 +31,7 @@ from pydantic import Field
 
 from launcher.datasets import DATA_SETS
 from node.config import Settings, merge, resolve
+from topology.checks import MAX_PORT
 from topology.errors import InputError
 from topology.files import read_graph
 from topology.graph import Graph
@@ -154,19 +155,23 @@ def read_study(path: Path, *, data: str | None, base_port: int) -> Study:
     """
     found = read_toml(path, StudyFile)
     variants = found.variants or {ONLY_VARIANT: {}}
-    _check_names(path, found)
+    _check_file(path, found)
     base = {"graph": found.graph, "data": data or found.data, **found.settings}
     cells: list[Cell] = []
-    probed: set[str] = set()
+    probed: set[tuple[str, str]] = set()
     for seed in found.seeds:
         for variant, over in variants.items():
             for arm, own in found.arms.items():
                 table = merge(merge(base, over), {**own, "seed": seed})
                 port = base_port + sum(max(cell.graph.ids) for cell in cells)
                 cell = _cell(path, arm, variant, table, port)
-                floors = _floors(cell)
+                floors = variant, _floors(cell)
                 cells.append(replace(cell, floors=floors not in probed))
                 probed.add(floors)
+    if (highest := cells[-1].base_port + max(cells[-1].graph.ids)) > MAX_PORT:
+        raise InputError(
+            "--base-port", f"{base_port} and {len(cells)} cells need ports up to {highest}", "a lower one"
+        )
     return Study(
         file=path,
         name=found.name,
@@ -179,12 +184,14 @@ def read_study(path: Path, *, data: str | None, base_port: int) -> Study:
     )
 
 
-def _check_names(path: Path, found: StudyFile) -> None:
+def _check_file(path: Path, found: StudyFile) -> None:
     for field, names in (("name", [found.name]), ("arms", found.arms), ("variants", found.variants)):
         for name in names:
             if not _NAME.fullmatch(name):
                 mend = "small letters, digits and hyphens, 32 at most"
                 raise InputError(path, f"{field}: {name!r} is no name for files", mend)
+    if misplaced := sorted({"data", "graph"} & found.settings.keys()):
+        raise InputError(path, f"settings: {misplaced[0]} is no setting", "move it above the first [table]")
     if len(set(found.seeds)) < len(found.seeds):
         raise InputError(path, f"seeds = {found.seeds}", "name each once")
 
@@ -223,7 +230,7 @@ def _floors(cell: Cell) -> str:
 def _comparisons(path: Path, found: StudyFile) -> tuple[tuple[str, str], ...]:
     pairs = []
     for pair in found.comparisons:
-        if len(pair) != 2 or not set(pair) <= set(found.arms):  # noqa: PLR2004 - one arm and what it is compared with
+        if len(pair) != 2 or len(set(pair) & set(found.arms)) != 2:  # noqa: PLR2004 - one arm and what it is compared with
             raise InputError(path, f"comparisons: {pair}", f"two of the arms {', '.join(found.arms)}")
         pairs.append((pair[0], pair[1]))
     return tuple(pairs)

@@ -41,7 +41,7 @@ _BASE_PORT = 20_000
 @click.option("--only", multiple=True, metavar="CELL", help="Only this cell; may be given often.")
 @click.option(
     "--base-port",
-    type=int,
+    type=click.IntRange(1024, 60_000),
     default=_BASE_PORT,
     show_default=True,
     help="Nodes listen at ports above this one.",

@@ -12,7 +12,6 @@ far as it goes, and its file says so.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -24,14 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from launcher.cells import Phase, Progress, write_cell
-from launcher.prepare import RUN_FILE, is_locked
+from launcher.cells import NEIGHBOR_LOST, TRAINING_FAILED, Phase, Progress, write_cell
+from launcher.prepare import is_locked
 from launcher.processes import caught_signals
 from node.exits import EXIT_FAILURE, EXIT_OK
 from node.files import write_atomically
 
 _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
+_SEEDS = 2**31  # of the evaluation
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
 
@@ -51,7 +51,7 @@ def spawn(words: Sequence[str], environment: Mapping[str, str], log: Path) -> Pr
     with log.open("ab") as output:
         # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
         return subprocess.Popen(  # noqa: S603 - the project's own commands
-            [sys.executable, "-m", *words],
+            [sys.executable, "-P", "-m", *words],  # and never a file of that name in the working folder
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -144,7 +144,7 @@ class _Job:
         self.progress = progress
         self._manner = manner
         self._threads = dict.fromkeys(_THREADS, str(max(1, (os.cpu_count() or 1) // manner.jobs)))
-        self._collapsed = False
+        self._collapsed, self._is_whole = False, not progress.run_dir.exists()
         self._start(Phase.TRAINING)
 
     def stop(self) -> None:
@@ -157,29 +157,38 @@ class _Job:
         code = self._process.poll()
         if code is None:
             return True
-        progress = self.progress
-        progress.seconds[progress.phase] = self._manner.clock() - self._began_s
-        if stopping and code != EXIT_OK:
-            progress.phase = Phase.STOPPED
-            return False
-        if code != EXIT_OK and not self._is_outcome(code):
-            progress.phase, progress.words = Phase.FAILED, _last_line(progress.log) or f"status {code}"
-            return False
-        if progress.phase is not _WORK[-1]:
-            if stopping:
-                progress.phase = Phase.STOPPED
-                return False
-            self._start(_WORK[_WORK.index(progress.phase) + 1])
+        self.progress.seconds[self.progress.phase] = self._manner.clock() - self._began_s
+        following = self._after(code, stopping=stopping)
+        if following in _WORK:
+            self._start(following)
             return True
-        write_cell(progress, f"{self._manner.command} --only {progress.cell.name}")
-        progress.phase = Phase.DONE
+        if following is Phase.DONE:
+            again = f"{self._manner.command} --only {self.progress.cell.name} --study-dir runs/again"
+            write_cell(self.progress, again, whole=self._is_whole)
+        self.progress.phase = following
         return False
+
+    def _after(self, code: int, *, stopping: bool) -> Phase:
+        """What comes after a command that has ended; notes why where that is a failure."""
+        progress, is_last = self.progress, self.progress.phase is _WORK[-1]
+        if stopping and (code != EXIT_OK or not is_last):
+            return Phase.STOPPED
+        if code != EXIT_OK and not self._is_outcome(code):
+            progress.words = self._last_words() or f"status {code}"
+            return Phase.FAILED
+        if not is_last:
+            return _WORK[_WORK.index(progress.phase) + 1]
+        if missing := self._unwritten():
+            progress.words = f"{missing} is missing"
+            return Phase.FAILED
+        return Phase.DONE
 
     def _is_outcome(self, code: int) -> bool:
         """Whether a command that failed has shown something: nodes that were given up, and what they left."""
         if self.progress.phase is Phase.TRAINING:
-            statuses = self.progress.statuses().values()
-            self._collapsed = code == EXIT_FAILURE and any(each and each.error for each in statuses)
+            failures = {each.failure for each in self.progress.statuses().values() if each and each.error}
+            by_training = TRAINING_FAILED in failures and failures <= {TRAINING_FAILED, NEIGHBOR_LOST}
+            self._collapsed = code == EXIT_FAILURE and by_training
         return self._collapsed
 
     def _start(self, phase: Phase) -> None:
@@ -188,7 +197,20 @@ class _Job:
         progress.log.parent.mkdir(parents=True, exist_ok=True)
         progress.file.parent.mkdir(parents=True, exist_ok=True)
         self._began_s = self._manner.clock()
+        self._log_start = progress.log.stat().st_size if progress.log.exists() else 0
         self._process = self._manner.spawn(self._words(phase), self._threads, progress.log)
+
+    def _last_words(self) -> str:
+        """The last line that the command at work has printed."""
+        with self.progress.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def _unwritten(self) -> Path | None:
+        """What should be there and is not, where every command has done its work."""
+        files = (self.progress.probe_file, self.progress.quality_file)
+        return None if self._collapsed else next((file for file in files if not file.exists()), None)
 
     def _words(self, phase: Phase) -> list[str]:
         progress, cell = self.progress, self.progress.cell
@@ -196,29 +218,11 @@ class _Job:
             settings = progress.directory / "runs" / f"{cell.name}.toml"
             write_atomically(settings, cell.settings_toml().encode())
             places = ["--data", cell.data, "--run-dir", str(progress.run_dir)]
-            port = ["--base-port", str(_recorded_port(progress.run_dir, cell.base_port))]
+            port = ["--base-port", str(progress.base_port)]
             return ["launcher", "run", str(cell.graph_file), *places, "--settings", str(settings), *port]
+        seed = ["--seed", str(cell.seed % _SEEDS)]
         if phase is Phase.PROBING:
-            asked = ["--floors" if cell.floors else "--no-floors"]
+            asked = [*seed, "--floors" if cell.floors else "--no-floors"]
             asked += ["--neighborhood"] if self._manner.neighborhood else []
             return ["eval", "probe", str(progress.run_dir), *asked]
-        return [
-            "eval",
-            "quality",
-            str(progress.run_dir),
-            "--classifiers",
-            str(progress.directory / "classifiers"),
-        ]
-
-
-def _recorded_port(run_dir: Path, else_port: int) -> int:
-    """The port that a run was begun with, which it must keep although the study's file has changed since."""
-    try:
-        return int(json.loads((run_dir / RUN_FILE).read_bytes())["inputs"]["base_port"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return else_port
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ["eval", "quality", str(progress.run_dir), *seed, "--classifiers", str(progress.classifiers)]

@@ -113,10 +113,10 @@ def _train(
         log.info("stopped; start again to resume")
         return EXIT_OK
     except InputError as error:
-        status.update(state="failed", error=str(error))
+        status.update(state="failed", error=str(error), failure=type(error).__name__)
         raise
     except (TrainingError, NeighborTimeoutError, LocalError, OSError) as error:
-        status.update(state="failed", error=str(error))
+        status.update(state="failed", error=str(error), failure=type(error).__name__)
         log.error("node failed", error=str(error))  # noqa: TRY400 - the line says it all
         return EXIT_TEMPORARY if isinstance(error, NeighborTimeoutError) else EXIT_FAILURE
     status.update(state="finished")

@@ -96,7 +96,7 @@ def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machin
 
     assert verdict(cell(), cell()) == ("every figure is the same", False)
     assert verdict(cell(), cell(error=2.6)) == (
-        "1 figures differ, such as probe.rows[0].error: 2.5 and 2.6",
+        "1 of the figures differ, such as probe.rows[0].error: 2.5 and 2.6",
         True,
     )
     assert verdict(cell(), cell(error=2.6, processor="two"))[1] is False

@@ -140,11 +140,12 @@ def test_weightings_side_by_side_find_what_each_finds_alone() -> None:
 
 
 def test_of_many_images_hyperparameters_are_chosen_by_some_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third of those to fit, and always all held-out ones."""
+    """Every third of each class, of the rarest too, and always all held-out ones."""
     train, labels = _layers(100, 0), np.random.default_rng(0).integers(0, 2, 100)
+    labels[:90] = np.repeat([0, 1, 2], [2, 43, 45])
     products = train_products([train], {"all": concatenated})["all"].train_NN
-    every_third = np.r_[0:90:3, 90:100]
-    expected = choose(products[np.ix_(every_third, every_third)], labels[every_third], 30)
+    some = np.r_[0, 2:45:3, 45:90:3, 90:100]
+    expected = choose(products[np.ix_(some, some)], labels[some], len(some) - 10)
     assert expected != choose(products, labels, 90)
     monkeypatch.setattr("eval.svm._CHOSEN_BY", 30)
     assert choose(products, labels, 90) == expected

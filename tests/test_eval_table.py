@@ -259,7 +259,7 @@ def test_a_collapsed_node_is_counted_and_stays_in_the_mean(study: Path) -> None:
     (variant,) = table_of(study).variants
     found = [(each.seed, each.node, each.reasons, each.probed, each.judged) for each in variant.collapsed]
     assert found == [
-        (0, 2, ('ended as "gave up"',), False, False),
+        (0, 2, ('ended as "gave up" (the losses are not finite)',), False, False),
         (1, 3, ("error 30.00, untrained 3.10",), True, True),
         (1, 4, ("classes covered: 1",), True, True),
     ]
@@ -378,6 +378,18 @@ def test_a_cell_of_another_place_is_one_line(study: Path) -> None:
     """A copied file must not count twice."""
     edit(study, "uniform.iid.s1", lambda cell: cell.update(seed=0))
     assert_one_line(run(study), "is of cell 'uniform.iid.s0', not of 'uniform.iid.s1'")
+
+
+def test_cells_of_several_data_sets_or_machines_are_said_not_to_compare(study: Path) -> None:
+    """Files of one study may be brought together from anywhere."""
+    assert "Not comparable" not in run(study).stdout
+    edit(study, "uniform.iid.s1", lambda cell: cell.update(machine={"processor": "another"}))
+    assert (
+        "Not comparable: arms of seed 1 were judged by different classifiers, or on different machines"
+        in run(study).stdout
+    )
+    edit(study, "uniform.iid.s1", lambda cell: cell["probe"].update(data_set="digits"))
+    assert "Not comparable: these cells are of several data sets, digits, mnist." in run(study).stdout
 
 
 def test_where_nodes_lack_classes_the_table_tells_whose_they_draw(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ seeds = [3, 4]
 comparisons = [["uniform", "alone"]]
 [settings]
 preset = "quick"
-epochs = 2
+epochs = 30
 lockstep = true
 discriminator = {max_steps = 2}
 [arms.alone]
@@ -78,7 +78,7 @@ def test_a_cell_takes_the_studys_settings_then_its_variants_then_its_arms() -> N
     """Nested tables are joined; graph and data go the same way."""
     cell = next(cell for cell in read().cells if cell.name == "uniform.pairs.s4")
     settings = cell.settings
-    assert (settings.policy, settings.seed, settings.epochs, settings.lockstep) == ("uniform", 4, 2, True)
+    assert (settings.policy, settings.seed, settings.epochs, settings.lockstep) == ("uniform", 4, 30, True)
     assert (settings.discriminator.max_steps, settings.discriminator.learning_rate) == (2, 0.05)
     assert settings.split.rule == "classes"
     assert (cell.graph.ids, cell.data) == ((1, 2), "digits")
@@ -96,6 +96,24 @@ def test_no_two_cells_share_a_port_and_floors_are_probed_once_for_shards_that_ar
     ]
 
 
+def test_each_variant_has_floors_of_its_own() -> None:
+    """A variant's table is by itself, though its shards may be another's."""
+    text = STUDY.replace(
+        '[variants.pairs]\ngraph = "pair.toml"\nsplit = {rule = "classes"}', "[variants.longer]\nepochs = 40"
+    )
+    assert [cell.name for cell in read(text).cells if cell.floors] == [
+        f"alone.{variant}.s{seed}" for seed in (3, 4) for variant in ("iid", "longer")
+    ]
+
+
+def test_ports_beyond_the_last_are_one_line() -> None:
+    """Before anything is started."""
+    with pytest.raises(
+        InputError, match=r"--base-port: 65530 and 8 cells need ports up to 655\d\d; a lower one"
+    ):
+        read(base_port=65_530)
+
+
 def test_inputs_differ_with_settings_and_graph_and_not_with_where_the_data_lie() -> None:
     """The same cell may be run on another machine."""
     cells, elsewhere = read().cells, read(data="elsewhere", base_port=30_000).cells
@@ -111,10 +129,12 @@ def test_inputs_differ_with_settings_and_graph_and_not_with_where_the_data_lie()
         ("seeds = [3, 4]", "seeds = [3, 3]", "seeds = .*name each once"),
         ("seeds = [3, 4]", "seeds = []", "seeds = "),
         ("seeds", "sedes", "did you mean seeds"),
-        ("epochs = 2", "epoch = 2", "alone.iid: unknown setting epoch; did you mean epochs"),
+        ("epochs = 30", "epoch = 30", "alone.iid: unknown setting epoch; did you mean epochs"),
         ('graph = "ring.toml"', 'graph = "rng.toml"', "rng.toml: no such file"),
         ('graph = "ring.toml"', "", "graph = None; a graph file"),
         ('data = "digits"', 'data = ""', "data = ''; digits"),
+        ("[settings]", '[settings]\ndata = "mnist"', "settings: data is no setting; move it above"),
+        ('["uniform", "alone"]', '["alone", "alone"]', "comparisons: .*two of the arms"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_field(old: str, new: str, error: str) -> None:
@@ -173,7 +193,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing() -> None:
     before = sorted(Path().rglob("*"))
     result = CliRunner().invoke(main, ["study", "small.toml", "--dry-run", "--only", "alone.pairs.s3"])
     assert result.exit_code == 0
-    assert result.stdout == "alone.pairs.s3: waiting, policy alone, 2 epochs\n"
+    assert result.stdout == "alone.pairs.s3: waiting, policy alone, 30 epochs\n"
     result = CliRunner().invoke(main, ["study", "small.toml", "--only", "alone.s3"])
     assert result.exit_code == 2
     assert (
@@ -187,6 +207,12 @@ def study(*words: str) -> subprocess.Popen[str]:
     """The command, in a process."""
     command = [sys.executable, "-m", "launcher", "study", "small.toml", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def statuses() -> list[dict[str, Any]]:
+    """What the nodes of the cell say of themselves."""
+    files = Path("out/runs/uniform.pairs.s3/nodes").glob("*/status.json")
+    return [json.loads(file.read_text()) for file in files]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -212,6 +238,9 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     status, text = finish(first)
     assert (status, "0 of 1 cells done; the same command goes on" in text) == (143, True), text
     assert not list(Path("out/cells").iterdir())
+    assert any(each["cycle"] < each["cycles"] for each in statuses()), (
+        "training was over before it was stopped"
+    )
 
     killed = study("--study-dir", "out", *one)
     assert killed.stdout is not None
@@ -227,7 +256,7 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     assert verdict(found, again) == ("every figure is the same", False)
     assert (found["settings"], found["machine"]) == (again["settings"], again["machine"])
     assert {node["state"] for node in found["nodes"].values()} == {"finished"}
-    assert found["command"] == "dgan-launch study small.toml --only uniform.pairs.s3"
+    assert found["command"] == "dgan-launch study small.toml --only uniform.pairs.s3 --study-dir runs/again"
     assert json.loads(Path("out/study.json").read_text())["comparisons"] == [["uniform", "alone"]]
 
     status, text = finish(study("--study-dir", "out", *one))

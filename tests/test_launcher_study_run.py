@@ -51,7 +51,8 @@ class Commands:
     """Starts commands and notes which; `codes` says how those of a cell end, 0 where it says nothing."""
 
     codes: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    errors: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    missing: str | None = None
     hold: tuple[str, str] | None = None
     started: list[tuple[str, str]] = field(default_factory=list)
     words: list[Sequence[str]] = field(default_factory=list)
@@ -66,11 +67,16 @@ class Commands:
             for node in ("1", "2"):
                 status = {"state": "finished", "pid": 1, "cycle": 9, "cycles": 9, "starts": 1}
                 if log.stem in self.errors and node == "2":
-                    status |= {"state": "failed", "error": self.errors[log.stem], "starts": 6, "cycle": 4}
+                    error, failure = self.errors[log.stem]
+                    status |= {"state": "failed", "error": error, "failure": failure, "starts": 6, "cycle": 4}
                 (run_dir / "nodes" / node).mkdir(parents=True, exist_ok=True)
                 (run_dir / "nodes" / node / "status.json").write_text(json.dumps(status))
             (run_dir / "run.json").write_text('{"dgan": "0.1", "inputs": {"base_port": 20777}}')
-        log.write_text(f"{environment['OMP_NUM_THREADS']} threads\ndgan: error: the reason\n\n")
+        if self.codes.get(which, 0) == 0 and words[1] != "run" and words[1] != self.missing:
+            (run_dir / "eval").mkdir(exist_ok=True)
+            (run_dir / "eval" / f"{words[1]}.json").write_text("{}")
+        with log.open("a") as lines:
+            lines.write(f"{environment['OMP_NUM_THREADS']} threads\ndgan: error: the {words[1]}\n\n")
         if self.hold == which:
             os.kill(os.getpid(), signal.SIGINT)
         return Command(self.codes.get(which, 0), waits=self.hold == which)
@@ -119,7 +125,7 @@ def test_each_cell_is_trained_then_probed_then_judged(cells: list[Progress]) -> 
     assert all("--neighborhood" in words for words in commands.words if words[1] == "probe")
     found = json.loads(cells[3].file.read_text())
     assert (found["arm"], found["variant"], found["seed"]) == ("uniform", "all", 2)
-    assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2"
+    assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2 --study-dir runs/again"
     assert found["inputs"] == cells[3].cell.inputs
     assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None}
 
@@ -144,33 +150,60 @@ def test_a_command_that_fails_fails_its_cell_and_no_other(cells: list[Progress])
     """Its last line tells why; the next call tries it again, at the port that its run was begun with."""
     status, told = run(cells, Commands({(CELLS[1], "probe"): 2}))
     assert status == 1
-    assert f"{CELLS[1]}: failed (dgan: error: the reason; see {cells[1].log})" in told
+    assert f"{CELLS[1]}: failed (dgan: error: the probe; see {cells[1].log})" in told
     assert [each.phase for each in cells] == [Phase.DONE, Phase.FAILED, Phase.DONE, Phase.DONE]
     assert not cells[1].file.exists()
     cells[1].phase, commands = Phase.WAITING, Commands()
     assert run(cells, commands)[0] == 0
     assert commands.started == [(CELLS[1], word) for word in ("run", "probe", "quality")]
-    assert commands.words[0][-2:] == ["--base-port", "20777"]
+    assert (
+        json.loads(cells[1].file.read_text())["seconds"]["training"] is None
+    )  # that of this call is not all of it
 
 
 def test_nodes_that_were_given_up_are_an_outcome(cells: list[Progress]) -> None:
     """The cell is judged as far as it goes, and its file names them."""
     codes = {(CELLS[0], word): 1 for word in ("run", "quality")}
-    commands = Commands(codes, errors={CELLS[0]: "cycle 5: loss of D nan"})
+    commands = Commands(codes, errors={CELLS[0]: ("cycle 5: loss of D nan", "TrainingError")})
     assert run(cells[:1], commands)[0] == 0
     assert [word for _, word in commands.started] == ["run", "probe", "quality"]
     found = json.loads(cells[0].file.read_text())
     assert found["nodes"]["1"]["state"] == "finished"
     lost = {"state": "gave up", "cycle": 4, "restarts": 5, "error": "cycle 5: loss of D nan"}
     assert found["nodes"]["2"] == lost
-    assert found["probe"] is None
+    assert (found["probe"], found["quality"]) == ({}, None)
 
 
-def test_bad_input_is_no_outcome_though_a_node_said_an_error(cells: list[Progress]) -> None:
-    """Status 2: the same again would not help, and nothing was shown."""
-    commands = Commands({(CELLS[0], "run"): 2}, errors={CELLS[0]: "the port is taken"})
+@pytest.mark.parametrize(
+    ("code", "failure"), [(2, "TrainingError"), (1, "LocalError"), (1, "NeighborTimeoutError")]
+)
+def test_what_training_has_not_brought_about_is_no_outcome(
+    cells: list[Progress], code: int, failure: str
+) -> None:
+    """A port that is taken, a full disk, a neighbour that was lost to nobody's training: the cell is tried again."""
+    commands = Commands({(CELLS[0], "run"): code}, errors={CELLS[0]: ("the port is taken", failure)})
     assert run(cells[:1], commands)[0] == 1
     assert not cells[0].file.exists()
+
+
+def test_a_cell_without_its_figures_is_not_done(cells: list[Progress]) -> None:
+    """Though every command says that all is well."""
+    status, told = run(cells[:1], Commands(missing="quality"))
+    assert (status, cells[0].file.exists()) == (1, False)
+    assert f"quality.json is missing; see {cells[0].log}" in told[-1]
+
+
+def test_a_run_that_was_begun_keeps_its_ports_and_no_other_takes_them(cells: list[Progress]) -> None:
+    """Cells have moved in the study's file since."""
+    study_dir, study_cells = cells[0].directory, [each.cell for each in cells]
+    begun = cells[2]
+    begun.run_dir.mkdir(parents=True)
+    (begun.run_dir / "run.json").write_text('{"inputs": {"base_port": 20000}}')
+    study = read_study(study_dir.parent / "small.toml", data=None, base_port=20_000)
+    again = progress_of(study, study_cells, study_dir)
+    assert again[2].base_port == 20_000
+    ports = [port for each in again for port in each.ports]
+    assert len(set(ports)) == len(ports)
 
 
 @pytest.mark.parametrize("word", ["run", "quality"])
