@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _NUMBERS = ("probe", "quality")
-_RUN = "run_id"  # ends at random
+_NAMES = {"run_id", "data_set"}  # the one ends at random, the other is perhaps a folder's
 
 
 def main(stored: Path, fresh: Path) -> int:
@@ -59,7 +59,7 @@ def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
     """Each leaf of two nested JSON values that is not the same in both."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted((before.keys() | now.keys()) - {_RUN}):
+        for key in sorted((before.keys() | now.keys()) - _NAMES):
             yield from differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for index, pair in enumerate(zip(before, now, strict=True)):
