@@ -1,6 +1,6 @@
 """Whether training in bfloat16 ends as well as in float32: one node alone, many seeds, equal updates.
 
-    python -m benchmarks.equality MNIST_FOLDER [--seeds 40] [--epochs 10]
+    python -m benchmarks.equality MNIST_FOLDER [--seeds 25] [--epochs 10]
 
 Each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
 number format for the same number of epochs; both start from the same weights and see the same images and noise. With
@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from benchmarks.measure import machine
 from benchmarks.provenance import ROOT, commit
@@ -41,6 +40,7 @@ from eval.classifier import Classifier, Recipe
 from eval.features import generated_images, layer_features
 from eval.grams import concatenated, train_products
 from eval.metrics import kernel_distance
+from eval.statistics import mean
 from eval.svm import Choice, errors_of, fit
 from launcher.datasets import load_data
 from launcher.images import render
@@ -220,11 +220,12 @@ def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def interval(differences: list[float]) -> dict[str, float]:
+def interval(differences: Sequence[float]) -> dict[str, float]:
     """Mean and Student's 95% interval."""
-    mean, half = float(np.mean(differences)), float(student.ppf(0.975, len(differences) - 1))
-    half *= float(np.std(differences, ddof=1)) / len(differences) ** 0.5
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    found = mean({seed: {0: value} for seed, value in enumerate(differences)})
+    if found is None or found.student is None:
+        raise ValueError("one difference has no spread")
+    return {"mean": found.value, "low": found.student.low, "high": found.student.high}
 
 
 def _inside(found: dict[str, float], limit: float) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from launcher.cells import machine as launcher_machine
 from node.hardware import computes_in_bfloat16
 
 
@@ -88,15 +87,9 @@ def timed(work: Callable[[], object]) -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
     return {
-        "processor": names[0] if names else platform.machine(),
+        **launcher_machine(),
         "instructions": _instructions(),
-        "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "kernel": platform.release(),

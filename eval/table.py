@@ -18,6 +18,8 @@ LEAST_CLASSES = 2
 """A generator that covers fewer classes has collapsed."""
 FLOOR_MARGIN = 0.5
 """Percentage points that a trained D may lie above the same D untrained."""
+HEADLINE = ("discriminator", "all", "chosen")
+"""Source, layers and kernel of the row to set beside Table 1."""
 COLLAPSED = (
     f'a node has collapsed if its training did not end as "finished", if its images cover fewer than {LEAST_CLASSES} '
     f"classes, or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of a "

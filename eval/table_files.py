@@ -9,8 +9,8 @@ from pathlib import Path
 from eval.comparison import POLICIES, policy_name
 from eval.plots import DotRow, Line, dot_plot, standalone
 from eval.statistics import Estimate
-from eval.table import ErrorRow, ScoreRow, StudyTable, VariantTable
-from eval.table_text import HEADLINE, as_markdown
+from eval.table import HEADLINE, ErrorRow, ScoreRow, StudyTable, VariantTable
+from eval.table_text import as_markdown
 from node.files import write_atomically
 
 MARKDOWN_FILE = "table.md"

@@ -11,9 +11,8 @@ from typing import Any
 from eval.columns import aligned, markdown
 from eval.comparison import POLICIES, features_name
 from eval.statistics import Estimate, Interval
-from eval.table import Comparison, ErrorRow, ScoreRow, StudyTable, VariantTable
+from eval.table import HEADLINE, Comparison, ErrorRow, ScoreRow, StudyTable, VariantTable
 
-HEADLINE = ("discriminator", "all", "chosen")
 _SCORES = {
     "kid": ("KID", 4),
     "fid": ("FID", 2),

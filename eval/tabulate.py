@@ -19,6 +19,7 @@ from eval.statistics import RESAMPLES, Estimate, Figures, difference, effect_siz
 from eval.study import Cell, Study
 from eval.table import (
     FLOOR_MARGIN,
+    HEADLINE,
     LEAST_CLASSES,
     ArmSummary,
     Collapse,
@@ -37,7 +38,6 @@ ORIGINS = ("own_covered", "neighbors_covered", "unseen_covered")
 """Scores of variants in which some node lacks a class."""
 _FLOORS = ("untrained", "pixels")
 _TRAINED = ("discriminator", "all")
-_HEADLINE = (*_TRAINED, "chosen")
 
 _Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 
@@ -58,7 +58,7 @@ def tabulate(study: Study) -> StudyTable:
 def _variant(study: Study, variant: str) -> VariantTable:
     cells = study.of(variant)
     arms = [(arm, study.of(variant, arm)) for arm in study.plan.arms]
-    kinds = sorted(_kinds(cells), key=_HEADLINE.__ne__)
+    kinds = sorted(_kinds(cells), key=HEADLINE.__ne__)
     data_sets = sorted({cell.probe.data_set for cell in cells if cell.probe})
     errors = tuple(
         row
@@ -237,7 +237,7 @@ def _targets(
 ) -> Iterator[Target]:
     pixels = next((row.overall.value for row in floors if row.kind == ("pixels", None, "chosen")), None)
     for row in errors:
-        if row.kind != _HEADLINE or row.arm is None:
+        if row.kind != HEADLINE or row.arm is None:
             continue
         paper = PAPER_ERRORS.get(_policy(arms[row.arm]) or "")
         if comparable and paper:

@@ -45,7 +45,8 @@ class Phase(enum.StrEnum):
     STOPPED = "stopped"
 
 
-_WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
+WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
+"""What is done to a cell, one after the other."""
 
 
 @dataclass

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +28,7 @@ _LONGEST_S = 60.0  # a plain line comes at least this often, so that a long epoc
 _TABLE_S = 0.5
 _MEGABYTE = 1e6
 _MINUTE_S, _HOUR_S = 60, 3600
+_View = TypeVar("_View")
 
 
 class _Heard(BaseModel):
@@ -147,8 +149,8 @@ class PlainView:
         return quiet_s >= _LONGEST_S or (quiet_s >= _QUIETEST_S and status.epoch != epoch)
 
 
-class TableView:
-    """A table that is redrawn in place, with the events scrolling by above it."""
+class Drawing:
+    """Something that is redrawn in place, with the events scrolling by above it."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console
@@ -159,22 +161,36 @@ class TableView:
         """One thing that happened."""
         self._console.print(Text(text))
 
-    def update(self, rows: Sequence[Row], now_s: float, *, last: bool = False) -> None:
-        """Redraws the table, twice a second at most."""
+    def draw(self, make: Callable[[], Group], now_s: float, *, last: bool = False) -> None:
+        """Draws what `make` returns, twice a second at most."""
         if last or now_s - self._drawn_s >= _TABLE_S:
             self._drawn_s = now_s
-            lines = [*refusals(rows), summary(rows)]
-            self._live.update(Group(table(rows), *map(Text, lines)), refresh=True)
+            self._live.update(make(), refresh=True)
+
+
+class TableView(Drawing):
+    """A table of the nodes."""
+
+    def update(self, rows: Sequence[Row], now_s: float, *, last: bool = False) -> None:
+        """Redraws the table where it is due."""
+        self.draw(lambda: Group(table(rows), *map(Text, [*refusals(rows), summary(rows)])), now_s, last=last)
+
+
+def open_view(console: Console) -> AbstractContextManager[View]:
+    """The view that suits the console, for the length of a `with` block."""
+    return suited(console, PlainView, TableView)
 
 
 @contextlib.contextmanager
-def open_view(console: Console) -> Iterator[View]:
-    """The view that suits the console, for the length of a `with` block."""
+def suited(
+    console: Console, plain: Callable[[], _View], drawing: Callable[[Console, Live], _View]
+) -> Iterator[_View]:
+    """A drawing where the console is a terminal, something plain elsewhere; for the length of a `with` block."""
     if not console.is_terminal:
-        yield PlainView()
+        yield plain()
         return
     with Live(console=console, auto_refresh=False) as live:
-        yield TableView(console, live)
+        yield drawing(console, live)
 
 
 def table(rows: Sequence[Row]) -> Table:

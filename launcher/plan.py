@@ -15,7 +15,7 @@ from topology.graph import Graph
 
 _NODE = (sys.executable, "-m", "node")
 # One thread pool each: the settings, not the machine's core count, say how many threads a node takes.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _cycles(node_id: int, images: int, settings: Settings) -> int:
 
 def _process(run_dir: Path, node_id: int, threads: int) -> ProcessSpec:
     command = (*_NODE, "--id", str(node_id), "--peers", str(run_dir / "peers.toml"))
-    environment = {name: str(threads) for name in _THREAD_VARIABLES}
+    environment = {name: str(threads) for name in THREAD_VARIABLES}
     # A killed node's last words are in its console.log only if they were not held back in a buffer.
     environment["PYTHONUNBUFFERED"] = "1"
     return ProcessSpec(node_id, command, environment, run_dir / "nodes" / str(node_id))

@@ -105,7 +105,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def is_locked(run_dir: Path) -> bool:
     """Whether another process keeps the run directory to itself now."""
-    if not run_dir.is_dir():
+    if not (run_dir / _LOCK).exists():
         return False
     try:
         with locked(run_dir):

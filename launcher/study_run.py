@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from launcher.cells import NEIGHBOR_LOST, TRAINING_FAILED, Phase, Progress, write_cell
+from launcher.cells import NEIGHBOR_LOST, TRAINING_FAILED, WORK, Phase, Progress, write_cell
+from launcher.plan import THREAD_VARIABLES
 from launcher.prepare import is_locked
 from launcher.processes import caught_signals
 from node.exits import EXIT_FAILURE, EXIT_OK
@@ -32,8 +33,6 @@ from node.files import write_atomically
 _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 _SEEDS = 2**31  # of the evaluation
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_WORK = (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
 
 
 class Process(Protocol):
@@ -143,7 +142,7 @@ class _Job:
     def __init__(self, progress: Progress, manner: Manner) -> None:
         self.progress = progress
         self._manner = manner
-        self._threads = dict.fromkeys(_THREADS, str(max(1, (os.cpu_count() or 1) // manner.jobs)))
+        self._threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, (os.cpu_count() or 1) // manner.jobs)))
         self._collapsed, self._is_whole = False, not progress.run_dir.exists()
         self._start(Phase.TRAINING)
 
@@ -159,7 +158,7 @@ class _Job:
             return True
         self.progress.seconds[self.progress.phase] = self._manner.clock() - self._began_s
         following = self._after(code, stopping=stopping)
-        if following in _WORK:
+        if following in WORK:
             self._start(following)
             return True
         if following is Phase.DONE:
@@ -170,14 +169,14 @@ class _Job:
 
     def _after(self, code: int, *, stopping: bool) -> Phase:
         """What comes after a command that has ended; notes why where that is a failure."""
-        progress, is_last = self.progress, self.progress.phase is _WORK[-1]
+        progress, is_last = self.progress, self.progress.phase is WORK[-1]
         if stopping and (code != EXIT_OK or not is_last):
             return Phase.STOPPED
         if code != EXIT_OK and not self._is_outcome(code):
             progress.words = self._last_words() or f"status {code}"
             return Phase.FAILED
         if not is_last:
-            return _WORK[_WORK.index(progress.phase) + 1]
+            return WORK[WORK.index(progress.phase) + 1]
         if missing := self._unwritten():
             progress.words = f"{missing} is missing"
             return Phase.FAILED

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import click
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launcher.cells import Phase, Progress, estimate_s
-from launcher.live import duration
+from launcher.cells import WORK, Phase, Progress, estimate_s
+from launcher.live import Drawing, duration, suited
 from launcher.study_run import Manner, View
 
-_LINE_S, _TABLE_S = 60.0, 0.5
+_LINE_S = 60.0
 _STYLES = {Phase.DONE: "green", Phase.FAILED: "bold red", Phase.STOPPED: "yellow", Phase.WAITING: "dim"}
 
 
@@ -38,33 +37,17 @@ class PlainView:
             click.echo(summary(cells, manner.jobs))
 
 
-class TableView:
-    """A table that is redrawn in place, with the events scrolling by above it."""
-
-    def __init__(self, console: Console, live: Live) -> None:
-        self._console, self._live = console, live
-        self._drawn_s: float | None = None
-
-    def event(self, text: str) -> None:
-        """One thing that happened."""
-        self._console.print(Text(text))
+class TableView(Drawing):
+    """A table of the cells."""
 
     def update(self, cells: Sequence[Progress], manner: Manner) -> None:
-        """Draws the table anew where it is due."""
-        now_s = manner.clock()
-        if self._drawn_s is None or now_s - self._drawn_s >= _TABLE_S:
-            self._drawn_s = now_s
-            self._live.update(Group(table(cells), Text(summary(cells, manner.jobs))), refresh=True)
+        """Redraws the table where it is due."""
+        self.draw(lambda: Group(table(cells), Text(summary(cells, manner.jobs))), manner.clock())
 
 
-@contextlib.contextmanager
-def open_view(console: Console) -> Iterator[View]:
+def open_view(console: Console) -> AbstractContextManager[View]:
     """A table where the console is a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        yield PlainView()
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        yield TableView(console, live)
+    return suited(console, PlainView, TableView)
 
 
 def table(cells: Sequence[Progress]) -> Table:
@@ -92,11 +75,7 @@ def state(progress: Progress) -> str:
 def summary(cells: Sequence[Progress], jobs: int) -> str:
     """How many cells are in which phase, what is at work, and the time left."""
     counts = Counter(each.phase.value for each in cells)
-    at_work = [
-        f"{each.cell.name} {state(each)}"
-        for each in cells
-        if each.phase in (Phase.TRAINING, Phase.PROBING, Phase.JUDGING)
-    ]
+    at_work = [f"{each.cell.name} {state(each)}" for each in cells if each.phase in WORK]
     left_s = estimate_s(cells, jobs)
     left = "time left unknown yet" if left_s is None else f"about {duration(left_s)} left"
     return "; ".join([f"{counts['done']} of {len(cells)} cells done", *at_work, left])

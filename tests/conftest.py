@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from nets import Net, open_net
 from node import checkpoint
 from node.checkpoint import CheckpointMeta, add_prefix
 from node.config import Settings, resolve
@@ -31,6 +33,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("compose")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """Links of one test, which must leave nothing behind, no lookup either."""
+    with open_net() as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of the test's own, for commands too, and no variable that the project heeds."""
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("DGAN_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    return tmp_path
 
 
 def _toy_shard(count: int, seed: int) -> Shard:

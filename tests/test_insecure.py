@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 
 from harness import NodeProcess, started, wait_until, write_run
 from launcher.__main__ import main as dgan_launch
-from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, until
+from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, order, until
 from node.__main__ import main as dgan_node
 from node.check import examine
 from relay import Relay
@@ -27,13 +26,6 @@ from transport.sockets import HANDSHAKE_FAILED
 INSECURE: dict[str, Any] = {"keys": None, "insecure": True}
 # Which one depends on whose end notices first.
 REASONS = ("one end is insecure and the other is not", HANDSHAKE_FAILED[zmq.Event.HANDSHAKE_FAILED_NO_DETAIL])
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    """Links of one test, which must leave nothing behind."""
-    with open_net() as opened:
-        yield opened
 
 
 def log_of(node: NodeProcess) -> list[dict[str, Any]]:

@@ -29,12 +29,8 @@ DEADLINE_S = 90.0
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in [name for name in os.environ if name.startswith("DGAN_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    Path("ring.toml").write_text('name = "ring"\nedges = [[1, 2], [2, 3], [3, 1]]\n')
+def _in_a_folder_of_its_own(own_folder: Path) -> None:
+    (own_folder / "ring.toml").write_text('name = "ring"\nedges = [[1, 2], [2, 3], [3, 1]]\n')
 
 
 def launch(*arguments: str) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -49,14 +48,10 @@ split = {rule = "classes"}
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in [name for name in os.environ if name.startswith("DGAN_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    Path("ring.toml").write_text("edges = [[1, 2], [2, 3], [3, 1]]\n")
-    Path("pair.toml").write_text("edges = [[1, 2]]\n")
-    Path("small.toml").write_text(STUDY)
+def _in_a_folder_of_its_own(own_folder: Path) -> None:
+    (own_folder / "ring.toml").write_text("edges = [[1, 2], [2, 3], [3, 1]]\n")
+    (own_folder / "pair.toml").write_text("edges = [[1, 2]]\n")
+    (own_folder / "small.toml").write_text(STUDY)
 
 
 def read(text: str = STUDY, **changes: Any) -> Study:

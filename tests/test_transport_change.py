@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from nets import (
     frame,
     free_address,
     neighbor,
-    open_net,
     order,
     until,
 )
@@ -27,13 +25,6 @@ from transport.keys import make_keys
 from transport.link import Link
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    """Links of one test, which must leave nothing behind."""
-    with open_net() as opened:
-        yield opened
 
 
 def star(net: Net, **changes: Any) -> tuple[Link, dict[int, str], dict[int, Link]]:

@@ -6,7 +6,6 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,6 @@ from nets import (
     frame,
     free_address,
     neighbor,
-    open_net,
     order,
     pair,
     until,
@@ -36,13 +34,6 @@ from transport.link import Link, LinkSettings
 from transport.wire import Snapshot, draft
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    """Links of one test, which must leave nothing behind."""
-    with open_net() as opened:
-        yield opened
 
 
 def test_a_neighbour_gets_the_snapshot(net: Net) -> None:

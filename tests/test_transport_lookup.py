@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import socket as tcp
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import zmq
 
-from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, open_net, order, until
+from nets import DEADLINE_S, KEYS, Net, frame, free_address, neighbor, order, until
 from transport.errors import LocalError
 from transport.link import Link
 from transport.lookup import Lookup
 from transport.sockets import HANDSHAKE_FAILED
 
 NO_SUCH_NAME = tcp.gaierror(tcp.EAI_NONAME, "Name or service not known")
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    """Links of one test, which must leave nothing behind, no lookup either."""
-    with open_net() as opened:
-        yield opened
 
 
 class Resolver:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket as tcp
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from nets import (
     frame,
     free_address,
     neighbor,
-    open_net,
     order,
     pair,
     until,
@@ -33,13 +31,6 @@ from transport.subscription import _data_age_s
 from transport.wire import Expected, Schema
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    """Links of one test, which must leave nothing behind."""
-    with open_net() as opened:
-        yield opened
 
 
 def test_a_restarted_publisher_is_accepted_and_its_past_is_not(net: Net) -> None:

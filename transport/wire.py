@@ -89,7 +89,7 @@ class Schema:
         """Of its tensors."""
         return frozenset(name for name, _ in self.tensors)
 
-    @property
+    @cached_property
     def values(self) -> int:
         """Numbers in one block."""
         return sum(math.prod(shape) for _, shape in self.tensors)
