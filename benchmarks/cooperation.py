@@ -19,11 +19,11 @@ from benchmarks.images import write_images
 from benchmarks.measure import Figure, figure, milliseconds, timed
 from benchmarks.provenance import ROOT
 from node.config import Settings, resolve
-from node.hardware import prepare_processor
+from node.hardware import place, prepare_processor
 from node.models import Discriminator
 from node.neighbors import build_modules
 from node.shards import load_shard
-from node.trainer import Trainer, place
+from node.trainer import Trainer
 from topology.graph import ring
 
 _GRAPH = ROOT / "examples" / "paper-ring.toml"

@@ -26,10 +26,9 @@ from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, 
 from benchmarks.provenance import ROOT
 from benchmarks.training import build_trainer, settings_in
 from node.config import Architecture
-from node.hardware import prepare_processor
+from node.hardware import place, prepare_processor
 from node.models import Discriminator
 from node.snapshots import load_arrays, schema, to_arrays
-from node.trainer import place
 from transport.keys import KeyPair, make_keys
 from transport.link import Link, LinkSettings, Neighbor
 from transport.wire import Block, Dtype, Expected, Schema, Snapshot, decode, draft, encode, seal

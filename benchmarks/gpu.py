@@ -24,10 +24,11 @@ from benchmarks.measure import Figure, alternate, figure, machine, milliseconds,
 from benchmarks.provenance import ROOT, commit
 from benchmarks.training import cycle_s, images
 from node.config import resolve
+from node.hardware import place
 from node.models import Discriminator
 from node.neighbors import build_modules
 from node.shards import Shard
-from node.trainer import Trainer, place
+from node.trainer import Trainer
 from topology.graph import ring
 
 _TARGET = 4.0

@@ -26,6 +26,8 @@ POLICIES = {
     "alone-matched": ("alone, G matched", "matched"),
     "uniform-untrained": ("unif., untrained", "untrained"),
     "forgiving": ("forgiving", "forgiving"),
+    "gossip": ("gossip", "gossip"),
+    "territories": ("territories", "territories"),
 }
 """Policy -> (Table 1's heading, colour of the page); the paper's, and then the controls and rules that it lacks."""
 WEIGHED = {

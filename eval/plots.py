@@ -29,7 +29,7 @@ NODE_COLOURS = 10
 """Node colours `--n0` … `--n9` of the page; the eleventh node starts again."""
 _NAMES = (
     *("ink", "muted", "rule", "page", "floor", "loss-d", "loss-g", "loss-n"),
-    *("alone", "uniform", "gain", "matched", "untrained", "forgiving"),
+    *("alone", "uniform", "gain", "matched", "untrained", "forgiving", "gossip", "territories"),
     *(f"n{index}" for index in range(NODE_COLOURS)),
 )
 _STAND_INS = {name: f"#0a00{index:02x}" for index, name in enumerate(_NAMES)}

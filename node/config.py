@@ -208,14 +208,23 @@ class Settings(Section):
 
     preset: str = "quick"
     """The preset these settings started from."""
-    policy: Literal["alone", "uniform", "info-gain", "alone-matched", "uniform-untrained", "forgiving"] = (
-        "info-gain"
-    )
+    policy: Literal[
+        "alone",
+        "uniform",
+        "info-gain",
+        "alone-matched",
+        "uniform-untrained",
+        "forgiving",
+        "gossip",
+        "territories",
+    ] = "info-gain"
     """Whose discriminator the generator also learns against (P7). The paper's: `alone` nobody's; `uniform` any
     neighbour's; `info-gain` that of a neighbour drawn by `cooperation.criterion`. Controls that it lacks: `alone-matched`
     its own once more, as often as `uniform` a neighbour's; `uniform-untrained` a random one that was never trained, in the
     place of the neighbour's. For skewed data: `forgiving` for each image that of all, its own among them, which takes it for
-    the most real (F2U, arXiv 1905.09684)."""
+    the most real (F2U, arXiv 1905.09684). Two that average D with each new snapshot of a neighbour (D-PSGD, arXiv 1705.09056):
+    `gossip`, else as `alone-matched`; `territories`, for skewed data, whose generator answers in each part of its noise to
+    another discriminator, its own or a neighbour's."""
     epochs: int = Field(1, ge=1)
     """Passes over a node's shard, floor(N / batch size) cycles each."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -238,6 +247,11 @@ class Settings(Section):
     def stands_alone(self) -> bool:
         """Whether nothing is exchanged: no link is opened, and no neighbour, key or port is needed."""
         return self.policy in ("alone", "alone-matched")
+
+    @property
+    def averages(self) -> bool:
+        """Whether a node's discriminator is averaged with those of its neighbours."""
+        return self.policy in ("gossip", "territories")
 
     @model_validator(mode="after")
     def _kept_epochs_exist(self) -> Self:

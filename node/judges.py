@@ -5,6 +5,7 @@ B batch, C channels, H W pixels, J judges
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,12 +37,69 @@ class Forgiving:
         return torch.stack([judge(images_BCHW, track=track) for judge in self.judges]).amax(dim=0)
 
 
-Judge = Discriminator | Forgiving
+@dataclass(frozen=True)
+class Divided:
+    """Several discriminators, each of which judges its own part of a batch, apart from the rest.
+
+    The parts are consecutive and as equal as can be (`tensor_split`), and belong to the parts of `divide`. Apart matters:
+    batch normalisation looks at whatever is judged together, and a D has only ever seen real batches of its own node.
+
+    Attributes:
+        judges: One for each part; None leaves the part out.
+    """
+
+    judges: tuple[Discriminator | None, ...]
+
+    def __call__(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
+        """Logits of the images whose part has a judge, in their order."""
+        parts = zip(self.judges, images_BCHW.tensor_split(len(self.judges)), strict=True)
+        return torch.cat([judge(part, track=track) for judge, part in parts if judge is not None])
+
+
+Judge = Discriminator | Forgiving | Divided
+
+
+def divide(z_mZ: Tensor, parts: int) -> Tensor:
+    """Noise sorted into territories: row by row the same noise, but for the order of its first `parts` numbers.
+
+    The territory i of the latent space is where the i-th number is the largest of the first `parts`. Each row of the i-th
+    part of the batch gets into it by an exchange of two numbers, so that it is N(0, 1) given its territory; all are equally
+    likely, and noise that nobody divided covers them evenly.
+
+    Args:
+        z_mZ: Noise (m, Z), Z at least `parts`.
+        parts: How many; 1 changes nothing.
+    """
+    if parts == 1:
+        return z_mZ
+    divided_mZ, rows_m = z_mZ.clone(), torch.arange(len(z_mZ))
+    wanted_m = torch.cat([torch.full_like(part, i) for i, part in enumerate(rows_m.tensor_split(parts))])
+    largest_m = z_mZ[:, :parts].argmax(dim=1)
+    divided_mZ[rows_m, largest_m] = z_mZ[rows_m, wanted_m]
+    divided_mZ[rows_m, wanted_m] = z_mZ[rows_m, largest_m]
+    return divided_mZ
 
 
 def most_forgiving(logits_JB: Tensor) -> int:
     """Index of the judge whose logit is the largest for the most images."""
     return int(logits_JB.argmax(dim=0).bincount().argmax())
+
+
+def average(own: Discriminator, others: Sequence[Discriminator], count: int) -> None:
+    """Gossip averaging in place: own += sum of (other - own) / count, over the weights that are trained.
+
+    The running statistics of batch normalisation stay: they describe the node's own images. Another structure cannot be
+    averaged and is left out.
+
+    Args:
+        own: What is changed.
+        others: What it is drawn towards.
+        count: All who are averaged, with those from whom nothing is there now: the weight of each is 1 / count.
+    """
+    alike = [dict(other.named_parameters()) for other in others if other.structure == own.structure]
+    with torch.no_grad():
+        for name, mine in own.named_parameters():
+            mine.add_(sum((theirs[name] - mine for theirs in alike), torch.zeros_like(mine)) / count)
 
 
 def untrained(like: Discriminator, rule: Literal["he", "dcgan"], generator: torch.Generator) -> Discriminator:

@@ -80,6 +80,7 @@ class NewestNeighbors:
         self._max_age_s = max_age_s
         self._clock = clock
         self._loaded: dict[int, tuple[int, int]] = {}
+        self._fresh: set[int] = set()
         self.readings: dict[int, Reading] = {}
 
     def discriminators(self) -> Mapping[int, Discriminator]:
@@ -94,10 +95,17 @@ class NewestNeighbors:
             if self._loaded.get(neighbor_id) != key:
                 load_arrays(module, delivery.snapshot.blocks[-1])
                 self._loaded[neighbor_id] = key
+                self._fresh.add(neighbor_id)
             self.readings[neighbor_id] = Reading(
                 max(now_s - delivery.arrived_s, 0.0), delivery.snapshot.cycle
             )
         return {neighbor_id: self._modules[neighbor_id] for neighbor_id in self.readings}
+
+    def take_fresh(self) -> Mapping[int, Discriminator]:
+        """Those of them that have not been taken so since their snapshot came."""
+        usable, fresh = self.discriminators(), self._fresh
+        self._fresh = fresh - usable.keys()
+        return {neighbor_id: module for neighbor_id, module in usable.items() if neighbor_id in fresh}
 
     def forget(self, gone: Iterable[int], rekeyed: Iterable[int]) -> None:
         """Does without some neighbours, and takes what others send from now on for new."""
@@ -105,6 +113,7 @@ class NewestNeighbors:
             del self._modules[neighbor_id]
         for neighbor_id in (*gone, *rekeyed):
             self._loaded.pop(neighbor_id, None)
+            self._fresh.discard(neighbor_id)
 
 
 class LockstepNeighbors:
@@ -132,11 +141,17 @@ class LockstepNeighbors:
         self._timeout_s = timeout_s
         self.keep_waiting = keep_waiting
         self._finished: set[int] = set()
+        self._fresh: set[int] = set()
         self.readings: dict[int, Reading] = {}
 
     def discriminators(self) -> Mapping[int, Discriminator]:
         """The discriminators of all neighbours as the running block uses them, by node id."""
         return self._modules
+
+    def take_fresh(self) -> Mapping[int, Discriminator]:
+        """Those of them whose block has come since the last time; no checkpoint is between a block's coming and its first cycle."""
+        fresh, self._fresh = self._fresh, set()
+        return {neighbor_id: self._modules[neighbor_id] for neighbor_id in sorted(fresh)}
 
     def begin_block(self, cycle: int) -> None:
         """Waits for the block that ended at `cycle` from every neighbour and takes it into use.
@@ -152,6 +167,7 @@ class LockstepNeighbors:
                 continue
             delivery, block = found
             load_arrays(self._modules[neighbor_id], block)
+            self._fresh.add(neighbor_id)
             age_s = max(time.monotonic() - delivery.arrived_s, 0.0)
             self.readings[neighbor_id] = Reading(age_s, min(delivery.snapshot.cycle, cycle))
             if delivery.snapshot.done and delivery.snapshot.cycle <= cycle:
@@ -162,6 +178,7 @@ class LockstepNeighbors:
         """Does without some neighbours; of those with another key nothing is kept beside the block in use."""
         for neighbor_id in gone:
             del self._modules[neighbor_id]
+            self._fresh.discard(neighbor_id)
             self.readings.pop(neighbor_id, None)
         # That it had finished was said under the old key.
         self._finished -= {*gone, *rekeyed}

@@ -11,8 +11,9 @@ class Exchange:
 
     Attributes:
         chosen: Neighbour of line 11; None where nobody had a usable snapshot, and the step was skipped. This node itself
-            under `alone-matched`, and under `forgiving` whoever forgave the most images, perhaps this node too.
-        loss: G's loss against that D (line 12); under `forgiving` against all of them.
+            under `alone-matched`, `gossip` and `territories`, and under `forgiving` whoever forgave the most images, perhaps
+            this node too.
+        loss: G's loss against that D (line 12); under `forgiving` and `territories` against all of them.
         divergences: What Eq. (7) weighed, by neighbour; empty unless the policy is `info-gain`.
         clamped: How many of them were below 0 before they were clamped.
         negative_terms: Fraction of the criterion's terms that were below 0.
@@ -34,7 +35,8 @@ class CycleRecord:
         epoch: n of LossThres = c / n, from 1.
         loss_threshold: LossThres(n).
         d_loss: D's loss at its last inner step.
-        g_loss: G's loss against its own D (line 8); under `forgiving`, where line 9 came out true, against all judges.
+        g_loss: G's loss against its own D (line 8); under `forgiving`, where line 9 came out true, and under
+            `territories` against all judges.
         inner_steps: Steps of lines 2-6.
         cap_hit: Whether the inner loop ended by its cap, with the loss still above the threshold.
         exchange: Lines 10-12; None where line 9 came out false.

@@ -19,7 +19,7 @@ from node.boots import next_start
 from node.checkpoint import Checkpoint, list_checkpoints, load_newest, set_aside
 from node.exits import EXIT_FAILURE, EXIT_OK, EXIT_TEMPORARY
 from node.files import make_directory
-from node.hardware import prepare_processor
+from node.hardware import place, prepare_processor
 from node.inputs import (
     architecture_of,
     digests,
@@ -35,7 +35,7 @@ from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighb
 from node.publisher import Identity, neighbor_of
 from node.reload import PeersFollower, Requests
 from node.shards import Shard, load_shard
-from node.trainer import Trainer, TrainingError, place
+from node.trainer import Trainer, TrainingError
 from node.worker import StopRequestedError, Worker
 from topology.errors import InputError
 from topology.peers import NodeView
@@ -135,7 +135,8 @@ def _live(
     if identity.insecure:
         log.warning("no encryption and no authentication: started with --insecure")
     view = identity.view
-    trainer = Trainer(identity.settings, identity.architecture, view.me.id, shard, degree=len(view.neighbors))
+    neighbor_ids = [peer.id for peer in view.neighbors]
+    trainer = Trainer(identity.settings, identity.architecture, view.me.id, shard, neighbor_ids=neighbor_ids)
     with contextlib.ExitStack() as stack:
         link = None if identity.settings.stands_alone else _open_link(identity, log, stack)
         address = None if link is None else link.address

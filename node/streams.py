@@ -22,6 +22,15 @@ def untrained_stream(seed: int, node_id: int) -> torch.Generator:
     return _stream(seed, node_id, _UNTRAINED)
 
 
+def shared_stream(seed: int) -> torch.Generator:
+    """What all nodes of a run draw alike without a word between them."""
+    return _generator([seed])
+
+
 def _stream(seed: int, node_id: int, index: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, node_id, index]).generate_state(2, np.uint32)
+    return _generator([seed, node_id, index])
+
+
+def _generator(entropy: list[int]) -> torch.Generator:
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

@@ -6,7 +6,7 @@ D. Nothing here waits: line 10 reads whatever the neighbours have sent so far th
 that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever evaluated: its
 weights and its batch normalisation's running statistics stay as they came.
 
-The paper compares three policies; three more are this project's, two of them controls:
+The paper compares three policies; five more are this project's, two of them controls:
 
     alone              line 9 is always false
     uniform            line 11 chooses evenly
@@ -14,6 +14,8 @@ The paper compares three policies; three more are this project's, two of them co
     alone-matched      line 10 gives the node itself: the extra G steps of `uniform`, and no neighbour
     uniform-untrained  line 10 gives random discriminators in the neighbours' place: the extra judge, and no knowledge
     forgiving          line 9 comes before line 8, and lines 8 and 12 both go by the most forgiving of all judges
+    gossip             as `alone-matched`, but D is averaged with each new snapshot of a neighbour, before line 1
+    territories        as `gossip`, but lines 8 and 12 divide the noise among the own D and the neighbours'
 
     m batch, Z latent, C channels, H W pixels, J neighbours with a snapshot
 """
@@ -22,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,9 +31,9 @@ from torch import Tensor
 from node.checkpoint import add_prefix, strip_prefix
 from node.config import Settings
 from node.data import Batches
-from node.hardware import choose_device, choose_precision
+from node.hardware import choose_device, choose_precision, place
 from node.inputs import count_cycles
-from node.judges import Forgiving, Judge, most_forgiving, untrained
+from node.judges import Divided, Forgiving, Judge, average, divide, most_forgiving, untrained
 from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.optimizers import Adam, Momentum
@@ -40,10 +41,10 @@ from node.records import CycleRecord, Exchange
 from node.replay import Recorder, Runner, gpu_recorder
 from node.selection import CRITERIA, Evidence, information_gain, sample, uniform
 from node.shards import Shard
-from node.streams import seed_streams, untrained_stream
+from node.streams import seed_streams, shared_stream, untrained_stream
 
-_Module = TypeVar("_Module", bound=torch.nn.Module)
 _Neighbors = Mapping[int, Discriminator]
+_OWN_AGAIN = ("alone-matched", "gossip")  # line 12 is one more step against the own D
 
 
 class TrainingError(RuntimeError):
@@ -64,7 +65,7 @@ class Trainer:
         node_id: This node.
         shard: Its private images.
         record: Records the functions of a cycle; otherwise a GPU does, unless the settings say no.
-        degree: How many neighbours it has in the graph; `alone-matched` draws as `uniform` does among so many.
+        neighbor_ids: Its neighbours in the graph, whoever of them can be heard.
 
     Raises:
         InputError: The shard does not fit the image shape or is smaller than one batch.
@@ -77,27 +78,24 @@ class Trainer:
         node_id: int,
         shard: Shard,
         record: Recorder | None = None,
-        degree: int = 1,
+        neighbor_ids: Sequence[int] = (),
     ) -> None:
-        m = settings.training.batch_size
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
-        self._node_id, self._degree = node_id, max(degree, 1)
+        self._node_id, self._neighbor_ids = node_id, sorted(neighbor_ids)
         self._untrained: dict[int, Discriminator] = {}
         self.device = choose_device(settings.training.device, node_id)
         self.precision = choose_precision(settings.training.precision, self.device)
         self.cycle_count = 0
         self.streams = seed_streams(settings.seed, node_id)
-        self.batches = Batches(shard, m, self.streams["data"], self.device)
-        structure = settings.architecture[architecture]
-        size, channels = settings.image.size, settings.image.channels
-        generator, discriminator = (
-            Generator(structure, size, channels),
-            Discriminator(structure, size, channels),
-        )
+        self.batches = Batches(shard, settings.training.batch_size, self.streams["data"], self.device)
+        shape = (settings.architecture[architecture], settings.image.size, settings.image.channels)
+        generator, discriminator = Generator(*shape), Discriminator(*shape)
         # Drawn on the CPU, so that equal seeds give equal weights on every device.
         initialise(generator, settings.generator.initialisation, self.streams["weights"])
-        initialise(discriminator, settings.discriminator.initialisation, self.streams["weights"])
+        # Only discriminators that begin alike can be averaged from the beginning.
+        drawn_from = shared_stream(settings.seed) if settings.averages else self.streams["weights"]
+        initialise(discriminator, settings.discriminator.initialisation, drawn_from)
         self.generator, self.discriminator = place(generator, self.device), place(discriminator, self.device)
         g, d = settings.generator, settings.discriminator
         self.g_optimizer = Adam(self.generator.parameters(), g.learning_rate, g.beta1, g.beta2)
@@ -105,6 +103,10 @@ class Trainer:
         if record is None and settings.training.cuda_graphs:
             record = gpu_recorder(self.device)
         self._run = Runner(record, self._changed)
+        self._parts = 1 + len(self._neighbor_ids) if settings.policy == "territories" else 1
+        self._own_judge = (
+            Divided((self.discriminator,) * self._parts) if self._parts > 1 else self.discriminator
+        )
 
     @property
     def cycles(self) -> int:
@@ -136,7 +138,7 @@ class Trainer:
             if not math.isfinite(loss):
                 break  # told below: an infinite loss is no reason to go on
         z_mZ = self.sample_noise()  # 7
-        if self.settings.policy == "forgiving":
+        if self.settings.policy in ("forgiving", "territories"):
             g_loss, exchange = self._learn_from_all(read_neighbors, z_mZ)  # 9, 10, 8, 12
         else:
             g_loss, exchange = self._update_generator(z_mZ, self.discriminator), None  # 8
@@ -158,9 +160,9 @@ class Trainer:
         )
 
     def sample_noise(self) -> Tensor:
-        """Noise vectors (m, Z) from N(0, 1), lines 3 and 7."""
+        """Noise vectors (m, Z) from N(0, 1), lines 3 and 7; under `territories` one part of the batch from each."""
         shape = (self.settings.training.batch_size, self.generator.latent_size)
-        return torch.randn(shape, generator=self.streams["noise"]).to(self.device)
+        return divide(torch.randn(shape, generator=self.streams["noise"]), self._parts).to(self.device)
 
     def generate(self, z_mZ: Tensor, *, track: bool = True) -> Tensor:
         """G(z): images (m, C, H, W) in [-1, 1] that gradients flow back through."""
@@ -182,7 +184,7 @@ class Trainer:
             fake_mCHW = self.generate(z_mZ, track=False)
         # The running statistics follow real images alone: they serve the features, which are read on real images.
         real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
-        fake_logits_m = self._judge(self.discriminator, fake_mCHW)
+        fake_logits_m = self._judge(self._own_judge, fake_mCHW)
         loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
             fake_logits_m, fake_labels_m
         )
@@ -224,7 +226,7 @@ class Trainer:
 
     def _candidates(self, read_neighbors: Callable[[], _Neighbors]) -> _Neighbors:
         """Line 10: among whose discriminators line 11 chooses, by node id; a control replaces them."""
-        if self.settings.policy == "alone-matched":
+        if self.settings.policy in _OWN_AGAIN:
             return {self._node_id: self.discriminator}
         neighbors = read_neighbors()
         if self.settings.policy != "uniform-untrained":
@@ -242,7 +244,8 @@ class Trainer:
         if self.settings.policy == "info-gain":
             return self._learn_by_gain(candidates, z_mZ, x_mCHW)
         # Among more candidates a draw takes more of the stream: with as many as `uniform` has, line 9 goes as it does there.
-        ids = sorted(candidates) * (self._degree if self.settings.policy == "alone-matched" else 1)
+        again = max(len(self._neighbor_ids), 1) if self.settings.policy in _OWN_AGAIN else 1
+        ids = sorted(candidates) * again
         chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]  # 11
         loss = self._update_generator(z_mZ, candidates[chosen])  # 12
         return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
@@ -272,27 +275,45 @@ class Trainer:
     def _learn_from_all(
         self, read_neighbors: Callable[[], _Neighbors], z_mZ: Tensor
     ) -> tuple[float, Exchange | None]:
-        """Lines 8 to 12 of the policy `forgiving`: in a cycle that considers neighbours both steps of G please D_max.
+        """Lines 8 to 12 where one judge is made of all discriminators, the own one among them, and serves both steps of G.
 
-        In the paper's order line 8 would push G away from the classes that its own D never saw, and line 12 back, in
-        one and the same cycle. So line 9 is drawn first. Where it comes out false, line 8 is the paper's; with
-        P(consider neighbours) = 1 every step of G is forgiving, as in F2U (`Forgiving`).
+        `forgiving`: D_max (`Forgiving`). In the paper's order line 8 would push G away from the classes that its own D
+        never saw, and line 12 back, in one and the same cycle. So line 9 is drawn first, and where it comes out false,
+        line 8 is the paper's; with P(consider neighbours) = 1 every step of G is forgiving, as in F2U.
+
+        `territories`: each D judges its own part of the noise (`Divided`), at line 8 of every cycle. A part whose
+        neighbour cannot be heard waits.
 
         Returns:
             G's loss at line 8, and what came of line 9.
         """
-        if not self._consider_neighbors():  # 9
+        considered, divided = self._consider_neighbors(), self.settings.policy == "territories"  # 9
+        if not (considered or divided):
             return self._update_generator(z_mZ, self.discriminator), None  # 8
         neighbors = read_neighbors()  # 10
         fake_mCHW = self._run(self.generate, z_mZ)
         own_m, judged = self._hear(neighbors, fake_mCHW)
-        judge = Forgiving((self.discriminator, *(neighbors[j] for j in judged)))
+        judge: Judge = (
+            Divided(
+                (self.discriminator, *(neighbors[j] if j in judged else None for j in self._neighbor_ids))
+            )
+            if divided
+            else Forgiving((self.discriminator, *(neighbors[j] for j in judged)))
+        )
         g_loss = self._update_generator(z_mZ, judge, fake_mCHW)  # 8
-        if not judged:
-            return g_loss, Exchange()
+        if not (considered and judged):
+            return g_loss, Exchange() if considered else None
         loss = self._update_generator(z_mZ, judge)  # 12
-        chosen = [self._node_id, *judged][most_forgiving(torch.stack([own_m, *judged.values()]))]
+        votes_Jm = torch.stack([own_m, *judged.values()])
+        chosen = self._node_id if divided else [self._node_id, *judged][most_forgiving(votes_Jm)]
         return g_loss, Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
+
+    def average(self, neighbors: _Neighbors) -> None:
+        """Gossip averaging of D with neighbours' new snapshots, as in D-PSGD (Lian et al. 2017, arXiv 1705.09056).
+
+        Each weighs as much as the own D, and so does one from whom nothing new has come. Momentum stays the node's own.
+        """
+        average(self.discriminator, list(neighbors.values()), 1 + len(self._neighbor_ids))
 
     def _hear(self, neighbors: _Neighbors, images_mCHW: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits (m,) of the own D, and of each neighbour's by id; one that answers with inf or nan is no candidate."""
@@ -371,8 +392,3 @@ class Trainer:
             stream.set_state(tensors[f"random.{name}"])
         self.batches.load_state(strip_prefix(tensors, "batches"))
         self.cycle_count = int(tensors["progress.cycle"])
-
-
-def place(module: _Module, device: torch.device) -> _Module:
-    """Moves a network to its device in channels_last memory, where convolutions in bfloat16 are fastest."""
-    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stubs miss it

@@ -122,6 +122,7 @@ class Worker:
             while self._trainer.cycle_count < self._trainer.cycles:
                 self._heed()
                 self._wait_for_block()
+                self._average()
                 record = self._trainer.cycle(self._read_neighbors)
                 self._observe(record)
                 self._exchange()
@@ -138,6 +139,10 @@ class Worker:
 
     def _read_neighbors(self) -> Mapping[int, Discriminator]:
         return {} if self._neighbors is None else self._neighbors.discriminators()
+
+    def _average(self) -> None:
+        if self._neighbors is not None and self._settings.averages:
+            self._trainer.average(self._neighbors.take_fresh())
 
     # Lockstep's blocks -------------------------------------------------------------------------------------------
 

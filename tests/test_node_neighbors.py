@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from node.config import Architecture
+from node.hardware import place
 from node.models import Discriminator
 from node.neighbors import LockstepNeighbors, NeighborTimeoutError, NewestNeighbors, block_at, build_modules
 from node.snapshots import fetch, load_arrays, schema, send, to_arrays
-from node.trainer import place
 from transport.inbox import Delivery
 from transport.wire import Snapshot
 
@@ -209,3 +209,25 @@ def test_the_schema_names_variances_as_positive_and_structures_differ_by_id() ->
         schema("small", SMALL.model_copy(update={"slope": 0.1}), 8, 1),
     ]
     assert len({SCHEMA.arch_id, *(other.arch_id for other in others)}) == 4
+
+
+def test_a_snapshot_is_fresh_once() -> None:
+    """In both modes, and again when the next one has come; a finished neighbour's last block is not averaged for ever."""
+    first, second = Delivery(snapshot(40, 0.5), 1, 1), Delivery(snapshot(50, 0.7, seq=2), 2, 2)
+    newest = NewestNeighbors(modules(), Post(first, first, second), 60, lambda: 2.0)
+    assert [newest.take_fresh().keys() for _ in range(4)] == [{2}, set(), {2}, set()]
+    last = Delivery(snapshot(20, 0.1, 0.2, seq=3, done=True), 1, 1)
+    lockstep = LockstepNeighbors(modules(), Post(last), 10, timeout_s=0)
+    for cycle, expected in ((10, {2}), (20, {2}), (30, set())):
+        lockstep.begin_block(cycle)
+        assert lockstep.take_fresh().keys() == expected
+        assert lockstep.take_fresh() == {}
+
+
+def test_what_a_silent_neighbour_sent_is_fresh_when_it_is_heard_again() -> None:
+    """And what was read by line 10 in the meantime counts all the same."""
+    silent, heard = Delivery(snapshot(40, 0.5), 1, 1), Delivery(snapshot(40, 0.5), 1, 100)
+    now = iter((1.0, 100.0, 100.0, 100.0))
+    newest = NewestNeighbors(modules(), Post(silent, silent, heard), 60, lambda: next(now))
+    assert newest.discriminators().keys() == {2}
+    assert [newest.take_fresh().keys() for _ in range(3)] == [set(), {2}, set()]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from node.hardware import place
 from node.optimizers import Adam, Momentum, Optimizer
-from node.trainer import place
 
 Pair = Callable[[nn.Module], tuple[Optimizer, torch.optim.Optimizer]]
 

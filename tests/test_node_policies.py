@@ -17,6 +17,12 @@ from node.trainer import Trainer
 from recording import record
 from trainers import always, build, nobody, same, weights
 
+
+def name_of(tables: dict[str, Any]) -> str:
+    """Policy and criterion."""
+    return f"{tables['policy']} {tables['cooperation'].get('criterion', '')}"
+
+
 NEW = [
     *(always(policy) for policy in ("alone-matched", "uniform-untrained", "forgiving")),
     *(
@@ -25,8 +31,8 @@ NEW = [
         if name not in ("eq6", "bernoulli")  # test_node_trainer.py has them
     ),
 ]
-NAMES = [f"{tables['policy']} {tables['cooperation'].get('criterion', '')}" for tables in NEW]
-new_rules = pytest.mark.parametrize("tables", NEW, ids=NAMES)
+new_rules = pytest.mark.parametrize("tables", NEW, ids=name_of)
+all_rules = pytest.mark.parametrize("tables", [*NEW, always("gossip"), always("territories")], ids=name_of)
 
 
 def others(*ids: int) -> dict[int, Discriminator]:
@@ -88,7 +94,7 @@ def test_nothing_but_g_is_changed(tables: dict[str, Any]) -> None:
         assert torch.equal(node.streams[name].get_state(), alone.streams[name].get_state())
 
 
-@new_rules
+@all_rules
 def test_a_recording_learns_what_the_calls_learn(tables: dict[str, Any]) -> None:
     """As a GPU replays: bit for bit, with a neighbour that changes and one that comes later."""
     plain, recorded, neighbors = build(**tables), build(recorder=record, **tables), others(2, 3)
@@ -101,7 +107,7 @@ def test_a_recording_learns_what_the_calls_learn(tables: dict[str, Any]) -> None
         assert same(plain.state(), recorded.state())
 
 
-@new_rules
+@all_rules
 def test_a_resumed_node_goes_on_bit_for_bit(tables: dict[str, Any]) -> None:
     """Whatever a rule needs beside the checkpoint is derived again."""
     straight, first, second = (build(**tables) for _ in range(3))
@@ -118,7 +124,7 @@ def test_the_matched_control_makes_as_many_steps_of_g_as_uniform(degree: int) ->
     """In the same cycles, whatever the number of neighbours; they are its own D's."""
     tables = {"discriminator": {"max_steps": 1}}
     listening = build(policy="uniform", **tables)
-    matched = build(degree=degree, policy="alone-matched", **tables)
+    matched = build(neighbor_ids=range(2, 2 + degree), policy="alone-matched", **tables)
     neighbors = others(*range(2, 2 + degree))
     for _ in range(10):
         one, two = listening.cycle(reading(neighbors)).exchange, matched.cycle(nobody).exchange

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,12 @@ def settings(**tables: Any) -> Settings:
     return resolve("test", SMALL, tables)
 
 
-def build(node_id: int = 1, recorder: Recorder | None = None, degree: int = 1, **tables: Any) -> Trainer:
+def build(
+    node_id: int = 1, recorder: Recorder | None = None, neighbor_ids: Sequence[int] = (2, 3), **tables: Any
+) -> Trainer:
     """A trainer on forty random 8x8 images."""
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
-    return Trainer(settings(**tables), "small", node_id, Shard(images), recorder, degree)
+    return Trainer(settings(**tables), "small", node_id, Shard(images), recorder, neighbor_ids)
 
 
 def nobody() -> Mapping[int, Discriminator]:
