@@ -239,6 +239,22 @@ def coverage() -> str:
     return "\n".join(lines)
 
 
+def study(name: str, *headings: str) -> str:
+    """Sections of a study's table, under the headings that begin so, of every variant."""
+    path = RESULTS / name / "table.md"
+    if not path.exists():
+        return "Not measured yet."
+    title, *variants = path.read_text(encoding="utf-8").split("\n## ")
+    variants = [each for each in variants if "\n### " in each]
+    parts = [title.split("\n", 1)[1].strip()]
+    for variant in variants:
+        named, *sections = variant.split("\n### ")
+        parts += [f"**{named.strip()}**"] if len(variants) > 1 else []
+        chosen = [each for heading in headings for each in sections if each.startswith(heading)]
+        parts += [each.split("\n", 1)[1].strip() for each in chosen]
+    return "\n\n".join([*parts, f"All of it: [results/{name}/table.md](../results/{name}/table.md)."])
+
+
 def load(name: str) -> Any:
     """A file of results/."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ from eval.table import TABLE_FILE, StudyTable
 from eval.waiting import check_writable
 from eval.waiting import wait as wait_for
 from node.cli import Group, example
+from node.files import write_atomically
 from topology.errors import InputError
 
 # scikit-learn and matplotlib take seconds to load; `--help` and a wrong directory shall not. So commands import them.
@@ -49,6 +50,12 @@ _seed_option = click.option(
 )
 _floors_option = click.option(
     "--floors/--no-floors", default=True, show_default=True, help="Probe raw pixels and an untrained D too."
+)
+_classifiers_option = click.option(
+    "--classifiers",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps classifiers: runs on the same images take one from it. "
+    "By default eval/classifiers of the first RUN_DIR.",
 )
 
 
@@ -120,12 +127,7 @@ def probe(
 @_runs_argument
 @_nodes_option
 @_seed_option
-@click.option(
-    "--classifiers",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that keeps classifiers: runs on the same images take one from it. "
-    "By default eval/classifiers of the first RUN_DIR.",
-)
+@_classifiers_option
 @_json_option
 def quality(
     run_dirs: tuple[Path, ...],
@@ -151,6 +153,32 @@ def quality(
             write_result(run.evaluation / QUALITY_FILE, result)
             results.append(result)
     click.echo(_to_json(results) if as_json else "\n\n".join(_quality_text(result) for result in results))
+
+
+@main.command(epilog=example("dgan-eval classes runs/alone runs/territories --node 3 -o classes.svg"))
+@_runs_argument
+@click.option("--node", "node_id", type=int, required=True, help="Whose images; the same node of every run.")
+@_seed_option
+@_classifiers_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The picture, an SVG file."
+)
+def classes(
+    run_dirs: tuple[Path, ...], node_id: int, seed: int, classifiers: Path | None, output: Path
+) -> None:
+    """Draw what a node's generator draws of each class, its own and those that it never saw, run beside run.
+
+    For each class the first images that the classifier of `quality` is sure of, and the share of such images.
+    """
+    runs = read_runs(run_dirs)
+    for run in runs:
+        run.node(node_id)  # which must be there, before the long work begins
+    from eval.classes import picture  # noqa: PLC0415 - see the top of the file
+
+    with _progress(len(runs)) as tell:
+        drawn = picture(runs, node_id, seed, classifiers or runs[0].evaluation / "classifiers", tell)
+    write_atomically(output, drawn.encode())
+    click.echo(str(output))
 
 
 @main.command(epilog=example("dgan-eval report runs/alone runs/uniform runs/info-gain -o report.html"))

@@ -92,6 +92,23 @@ class Line:
     value: float
 
 
+@dataclass(frozen=True)
+class ClassPanel:
+    """What one generator draws of each class.
+
+    Attributes:
+        title: Above the panel.
+        rows: What is said of each class.
+        shares: Part of all images that are of the class.
+        images_cSHWC: Some images of each class, as bytes.
+    """
+
+    title: str
+    rows: Sequence[str]
+    shares: Sequence[float]
+    images_cSHWC: NDArray[np.uint8]
+
+
 def node_colour(position: int) -> str:
     """Colour name of the node at a position in the sorted node ids."""
     return f"n{position % NODE_COLOURS}"
@@ -162,6 +179,31 @@ def dot_plot(rows: Sequence[DotRow], unit: str, lines: Sequence[Line] = ()) -> s
         )
         above.tick_params(length=0, labelcolor=_STAND_INS["muted"], labelsize=_FONT_SIZE)
         above.spines["top"].set_visible(False)
+    return _svg(figure)
+
+
+def class_panels(panels: Sequence[ClassPanel]) -> str:
+    """Panels side by side: a row of images for each class, and its share behind it."""
+    classes, count = panels[0].images_cSHWC.shape[:2]
+    with mpl.rc_context({"text.color": _STAND_INS["ink"], "font.size": _FONT_SIZE}):
+        figure = Figure(figsize=(3.6 * len(panels) + 1, 0.32 * classes + 0.5), layout="constrained")
+        for place, (axes, panel) in enumerate(
+            zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
+        ):
+            rows = [np.concatenate(list(images), axis=1) for images in panel.images_cSHWC]
+            axes.imshow(
+                np.concatenate(rows).squeeze(), cmap="gray", vmin=0, vmax=255, extent=(0, count, classes, 0)
+            )
+            names = panel.rows if place == 0 else [""] * classes
+            axes.set_yticks(np.arange(classes) + 0.5, names)
+            behind = axes.secondary_yaxis("right")
+            behind.set_yticks(np.arange(classes) + 0.5, [f"{100 * share:.1f}%" for share in panel.shares])
+            axes.set_xticks([])
+            axes.set_title(panel.title, fontsize=_LABEL_SIZE)
+            for each in (axes, behind):
+                each.tick_params(length=0, labelcolor=_STAND_INS["muted"])
+                for spine in each.spines.values():
+                    spine.set_visible(False)
     return _svg(figure)
 
 

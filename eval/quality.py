@@ -54,13 +54,13 @@ def quality(
             this is checked before the long work begins.
     """
     test = run.test_images()
-    count = _image_count(test)
-    generators = {node_id: _generator(run, node_id, test) for node_id in node_ids}
+    count = image_count(test)
+    generators = {node_id: generator_of(run, node_id, test) for node_id in node_ids}
     shards = training_shards(run, test)
     held = {node_id: frozenset(shard.labels.tolist()) for node_id, shard in shards.items()}
     images, labels = training_pool(list(shards.values()))
     tell(f"{run.run_id}: classifier of {len(labels)} images")
-    model, card = _classifier(folder, images, labels, test, seed)
+    model, card = classifier_of(folder, images, labels, test, seed)
     reference = classifiers.describe(model, test.images)
     tell(f"{run.run_id}: real images")
     sample = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
@@ -177,7 +177,12 @@ def training_pool(shards: Sequence[LabelledImages]) -> tuple[NDArray[np.uint8], 
     return images, labels
 
 
-def _image_count(test: LabelledImages) -> int:
+def image_count(test: LabelledImages) -> int:
+    """How many images of each node are judged.
+
+    Raises:
+        InputError: There are too few test images.
+    """
     count = min(MAX_IMAGES, len(test.images))
     if count <= NEIGHBORS:
         mend = f"at least {NEIGHBORS + 1}, for {NEIGHBORS} neighbours"
@@ -185,13 +190,18 @@ def _image_count(test: LabelledImages) -> int:
     return count
 
 
-def _generator(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple[Checkpoint, Generator]:
+def generator_of(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple[Checkpoint, Generator]:
+    """A node's generator and the checkpoint that it comes from.
+
+    Raises:
+        InputError: The checkpoint is missing, or its images do not fit the test images.
+    """
     checkpoint = run.checkpoint(node_id)
     check_images_fit(checkpoint, test)
     return checkpoint, trained_generator(run, checkpoint)
 
 
-def _classifier(
+def classifier_of(
     folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages, seed: int
 ) -> tuple[Classifier, ClassifierCard]:
     """The classifier of these training images, and what is known of it."""

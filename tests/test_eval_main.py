@@ -179,7 +179,7 @@ def test_report_writes_its_file_into_the_only_run(run_dir: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("collect",), ("probe",), ("quality",), ("report",), ("judge",), ("table",)]
+    "command", [(), ("collect",), ("probe",), ("quality",), ("report",), ("judge",), ("table",), ("classes",)]
 )
 def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
     """The first thing that a newcomer asks for."""
