@@ -15,8 +15,9 @@ SOAK_S ?= 120
 JOBS ?= 2
 FAULTS ?= results/faults.json
 LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
+STUDY ?= table1
 
-.PHONY: install demo first-look table1 table1-check lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
+.PHONY: install demo first-look study table1 table1-check lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -45,10 +46,15 @@ first-look: install
 	$(BIN)/dgan-eval report $(LOOKS) -o runs/first-look/report.html
 	$(BIN)/python benchmarks/tables.py
 
-# Table 1 with its control, five seeds: hours; goes on where it was interrupted, on another machine too.
-table1: install
-	$(BIN)/dgan-launch study examples/studies/table1.toml --data $(DATA) --study-dir results/table1
-	$(BIN)/dgan-eval table results/table1
+# A study of examples/studies, its table and docs/results.md: hours; goes on where it was interrupted, on another machine too.
+study: install
+	$(BIN)/dgan-launch study examples/studies/$(STUDY).toml --data $(DATA) --study-dir results/$(STUDY)
+	$(BIN)/dgan-eval table results/$(STUDY)
+	$(BIN)/python benchmarks/tables.py
+
+# Table 1 with its control, five seeds.
+table1:
+	$(MAKE) study STUDY=table1
 
 # Whether one small cell that is stored can be made again bit for bit.
 table1-check: install

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import cooperation, exchange, plot, probing, scale, training
 from benchmarks.measure import Figure, machine
 from benchmarks.provenance import ROOT, commit
+from node.files import write_json
 
 SECTIONS: dict[str, Callable[..., Iterator[Figure]]] = {
     "training": training.measure,
@@ -46,7 +47,7 @@ def main() -> None:
             "figures": figures,
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, results)
         plot.draw(results)
         plot.draw_scale(results)
 

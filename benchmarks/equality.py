@@ -45,7 +45,7 @@ from eval.svm import Choice, errors_of, fit
 from launcher.datasets import load_data
 from launcher.images import render
 from node.config import Settings, resolve
-from node.files import make_directory, write_atomically
+from node.files import make_directory, write_json
 from node.hardware import computes_in_bfloat16, prepare_processor
 from node.shards import Shard
 from node.trainer import Trainer
@@ -250,7 +250,7 @@ def _write(options: argparse.Namespace, settings: dict[str, Any], done: Sequence
         "found": compare(done),
         "pairs": [asdict(each) for each in sorted(done, key=lambda each: each.seed)],
     }
-    write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.output, result)
 
 
 def _options() -> argparse.Namespace:

@@ -8,7 +8,6 @@ Writes results/bench-gpu.json, with the device's name.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from benchmarks.measure import Figure, alternate, figure, machine, milliseconds,
 from benchmarks.provenance import ROOT, commit
 from benchmarks.training import cycle_s, images
 from node.config import resolve
+from node.files import write_json
 from node.hardware import place
 from node.models import Discriminator
 from node.neighbors import build_modules
@@ -56,7 +56,7 @@ def main() -> None:
         "machine": machine() | {"gpu": torch.cuda.get_device_name()},
         "figures": figures,
     }
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(options.output, result)
 
 
 def measure(device: torch.device) -> Iterator[Figure]:

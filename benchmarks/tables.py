@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -243,7 +244,7 @@ def study(name: str, *headings: str) -> str:
     """Sections of a study's table, under the headings that begin so, of every variant."""
     path = RESULTS / name / "table.md"
     if not path.exists():
-        return "Not measured yet."
+        return f"Not measured yet: `make study STUDY={name} DATA=path/to/mnist`."
     title, *variants = path.read_text(encoding="utf-8").split("\n## ")
     variants = [each for each in variants if "\n### " in each]
     parts = [title.split("\n", 1)[1].strip()]
@@ -252,7 +253,8 @@ def study(name: str, *headings: str) -> str:
         parts += [f"**{named.strip()}**"] if len(variants) > 1 else []
         chosen = [each for heading in headings for each in sections if each.startswith(heading)]
         parts += [each.split("\n", 1)[1].strip() for each in chosen]
-    return "\n\n".join([*parts, f"All of it: [results/{name}/table.md](../results/{name}/table.md)."])
+    cut = "\n\n".join([*parts, f"All of it: [results/{name}/table.md](table.md)."])
+    return re.sub(r"\]\(([\w.-]+)\)", rf"](../results/{name}/\1)", cut)  # links as seen from docs/
 
 
 def load(name: str) -> Any:
@@ -273,6 +275,22 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         for section in ("training", "cooperation", "exchange", "scale", "probe")
     }
     | {"equality": equality},
+    "docs/results.md": {
+        name: partial(study, name, *sections)
+        for name, sections in {
+            "table1": (
+                "Error in %, trained D",
+                "Error in % without",
+                "Generated",
+                "Comparisons",
+                "Collapsed",
+            ),
+            "best": ("Error in %, every kind", "Generated", "Comparisons", "Collapsed"),
+            "controls": ("Generated", "Comparisons"),
+            "selection": ("Generated", "Comparisons"),
+            "skewed": ("Generated", "Comparisons", "Collapsed"),
+        }.items()
+    },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
 }
 """Document -> marker -> what makes the table between its markers."""

@@ -8,13 +8,12 @@ came from. Nothing here needs torch or scikit-learn, so that a report can be wri
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from node.files import write_atomically
+from node.files import write_json
 from topology.errors import InputError
 
 PROBE_FILE, QUALITY_FILE = "probe.json", "quality.json"
@@ -245,7 +244,7 @@ class QualityResult:
 def write_result(path: Path, result: ProbeResult | QualityResult) -> None:
     """Writes a result so that the file is either whole or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(dataclasses.asdict(result), indent=1) + "\n").encode())
+    write_json(path, dataclasses.asdict(result))
 
 
 def read_probe(evaluation: Path) -> ProbeResult | None:

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.provenance import ROOT, commit
 from faults.table import ROWS
 from faults.verdicts import Row, Setting, as_json, observation
+from node.files import write_json
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def save(output: Path, command: str, done: list[dict[str, Any]]) -> None:
         "cores": os.cpu_count(),
         "rows": [rows[number] for number in sorted(rows)],
     }
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(output, result)
 
 
 def lines(done: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from launcher.live import Status, read_status
 from launcher.prepare import RUN_FILE
 from launcher.study import Cell, Study
-from node.files import write_atomically
+from node.files import write_json
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
 
@@ -196,7 +196,7 @@ def write_study(study: Study, directory: Path, command: str) -> None:
         "seeds": study.seeds,
         "comparisons": study.comparisons,
     }
-    write_atomically(directory / "study.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(directory / "study.json", found)
 
 
 def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
@@ -226,7 +226,7 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
         "probe": _read(progress.probe_file),
         "quality": _read(progress.quality_file),
     }
-    write_atomically(progress.file, (json.dumps(found, indent=1) + "\n").encode())
+    write_json(progress.file, found)
 
 
 def machine() -> dict[str, Any]:

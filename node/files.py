@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from node.failpoints import reached
 
@@ -42,6 +44,15 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True, point: st
     if durable:
         sync_directory(path.parent)
     reached(f"{point}.durable")
+
+
+def write_json(path: Path, found: Any) -> None:
+    """Writes what JSON can say, for people to read too.
+
+    Raises:
+        OSError: The disk refuses; the old content is still there, or already the new one.
+    """
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def overwrite(path: Path, data: bytes) -> None:
