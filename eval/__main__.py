@@ -173,6 +173,7 @@ def classes(
     runs = read_runs(run_dirs)
     for run in runs:
         run.node(node_id)  # which must be there, before the long work begins
+    check_writable(output.parent)
     from eval.classes import picture  # noqa: PLC0415 - see the top of the file
 
     with _progress(len(runs)) as tell:

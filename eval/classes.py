@@ -5,19 +5,21 @@ M generated images, c classes, H W pixels, C channels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval import classifier as classifiers
-from eval.comparison import policy_name
 from eval.features import generated_images
 from eval.metrics import confident_shares
 from eval.plots import ClassPanel, class_panels, standalone
 from eval.quality import CONFIDENCE, classifier_of, generator_of, image_count, training_pool, training_shards
-from eval.runs import RunDirectory
+from eval.runs import LabelledImages, RunDirectory
+from node.models import Generator
+from topology.errors import InputError
 
 SHOWN = 10
 """Images of each class in the picture."""
@@ -43,31 +45,57 @@ def picture(
         tell: Called with one line before each run.
 
     Raises:
-        InputError: As `quality.quality`.
+        InputError: The runs have other classes, the node's labelled images are not here, or as `quality.quality`. All of
+            this is checked before the long work begins.
     """
+    subjects = [_subject(run, node_id) for run in runs]
+    for subject in subjects[1:]:
+        if subject.test.classes != subjects[0].test.classes:
+            mend = f"{len(subjects[0].test.classes)}, the same as those of {runs[0].run_id}"
+            raise InputError(subject.test.path, f"{len(subject.test.classes)} classes", mend)
     panels = []
-    for run in runs:
-        tell(f"{run.run_id}: node {node_id}")
-        panels.append(_panel(run, node_id, seed, folder))
+    for subject in subjects:
+        tell(f"{subject.run.run_id}: node {node_id}")
+        panels.append(_panel(subject, seed, folder))
     return standalone(class_panels(panels))
 
 
-def _panel(run: RunDirectory, node_id: int, seed: int, folder: Path) -> ClassPanel:
+@dataclass(frozen=True)
+class _Subject:
+    """What a panel is made from."""
+
+    run: RunDirectory
+    node_id: int
+    generator: Generator
+    test: LabelledImages
+    shards: Mapping[int, LabelledImages]
+
+    def holder(self, label: int) -> str:
+        """Who has images of a class, as far as labels are here."""
+        held = {j: set(shard.labels.tolist()) for j, shard in self.shards.items()}
+        neighbors = self.run.node(self.node_id).neighbors
+        if label in held[self.node_id]:
+            return "own"
+        if any(label in held.get(j, set()) for j in neighbors):
+            return "neighbours'"
+        return "neither's" if held.keys() >= set(neighbors) else "not own"
+
+
+def _subject(run: RunDirectory, node_id: int) -> _Subject:
     test = run.test_images()
-    _, generator = generator_of(run, node_id, test)
-    shards = training_shards(run, test)
-    model, _ = classifier_of(folder, *training_pool(list(shards.values())), test, seed)
-    images = generated_images(generator, image_count(test), seed)
+    image_count(test)
+    run.training_images(node_id)  # whose lack is told by its own line
+    return _Subject(run, node_id, generator_of(run, node_id, test)[1], test, training_shards(run, test))
+
+
+def _panel(subject: _Subject, seed: int, folder: Path) -> ClassPanel:
+    test = subject.test
+    model, _ = classifier_of(folder, *training_pool(list(subject.shards.values())), test, seed)
+    images = generated_images(subject.generator, image_count(test), seed)
     probabilities_Mc = classifiers.judge(model, images)
-    held = {j: set(shard.labels.tolist()) for j, shard in shards.items()}
-    theirs = set[int]().union(*(held.get(j, set()) for j in run.node(node_id).neighbors))
-    rows = []
-    for label, name in enumerate(test.classes):
-        holder = "own" if label in held[node_id] else "neighbours'" if label in theirs else "neither's"
-        rows.append(f"{name}, {holder}")
     return ClassPanel(
-        title=policy_name(run.settings.policy)[0],
-        rows=rows,
+        title=subject.run.path.name,
+        rows=[f"{name}, {subject.holder(label)}" for label, name in enumerate(test.classes)],
         shares=confident_shares(probabilities_Mc, CONFIDENCE),
         images_cSHWC=sure_images(images, probabilities_Mc),
     )

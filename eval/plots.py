@@ -194,12 +194,13 @@ def class_panels(panels: Sequence[ClassPanel]) -> str:
             axes.imshow(
                 np.concatenate(rows).squeeze(), cmap="gray", vmin=0, vmax=255, extent=(0, count, classes, 0)
             )
-            names = panel.rows if place == 0 else [""] * classes
-            axes.set_yticks(np.arange(classes) + 0.5, names)
+            told = place == 0 or list(panel.rows) != list(panels[place - 1].rows)
+            names = panel.rows if told else [""] * classes
+            axes.set_yticks(np.arange(classes) + 0.5, names, parse_math=False)
             behind = axes.secondary_yaxis("right")
             behind.set_yticks(np.arange(classes) + 0.5, [f"{100 * share:.1f}%" for share in panel.shares])
             axes.set_xticks([])
-            axes.set_title(panel.title, fontsize=_LABEL_SIZE)
+            axes.set_title(panel.title, fontsize=_LABEL_SIZE, parse_math=False)
             for each in (axes, behind):
                 each.tick_params(length=0, labelcolor=_STAND_INS["muted"])
                 for spine in each.spines.values():

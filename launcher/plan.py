@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.config import DEFAULT_ARCHITECTURE, Settings
+from node.config import DEFAULT_ARCHITECTURE, Settings, check_territories
 from topology.checks import MAX_PORT, check_address, endpoint, refuse_repeats
 from topology.errors import InputError
 from topology.graph import Graph
@@ -169,7 +169,7 @@ def check_request(where: str | Path, request: Request) -> None:
 
     Raises:
         InputError: A node names an architecture that the settings lack, gets a port out of range, or an address
-            that another node has already.
+            that another node has already; or see `check_architectures`.
     """
     check_architectures(where, request.graph, request.settings)
     for spec in request.graph.nodes:
@@ -188,16 +188,18 @@ def check_request(where: str | Path, request: Request) -> None:
 
 
 def check_architectures(where: str | Path, graph: Graph, settings: Settings) -> None:
-    """Refuses a node whose architecture the settings do not describe.
+    """Refuses a node whose architecture the settings do not describe, or that has too many neighbours for it.
 
     Raises:
-        InputError: Names the node and the architectures that there are.
+        InputError: Names the node and the architectures that there are, or what is too small.
     """
     known = sorted(settings.architecture)
     for spec in graph.nodes:
         if spec.architecture is not None and spec.architecture not in known:
             mend = f"one of {', '.join(known)}, or a table [architecture.{spec.architecture}] in the settings"
             raise InputError(where, f"node {spec.id}: architecture = {spec.architecture!r} is unknown", mend)
+        name = spec.architecture or DEFAULT_ARCHITECTURE
+        check_territories(where, settings, spec.id, name, len(graph.neighbors(spec.id)))
 
 
 def _endpoint(request: Request, node_id: int) -> tuple[str, str | None]:

@@ -293,6 +293,26 @@ def resolve(where: str | Path, *layers: Mapping[str, Any]) -> Settings:
         raise _input_error(where, error) from None
 
 
+def check_territories(
+    where: str | Path, settings: Settings, node_id: int, architecture: str, neighbors: int
+) -> None:
+    """Refuses what cannot be divided among a node and its neighbours.
+
+    Raises:
+        InputError: Under `territories`, too few numbers in the noise, or too few images in a batch to be normalised by.
+    """
+    if settings.policy != "territories":
+        return
+    parts = 1 + neighbors
+    for field, value, least in (
+        (f"architecture.{architecture}.latent_size", settings.architecture[architecture].latent_size, parts),
+        ("training.batch_size", settings.training.batch_size, 2 * parts),
+    ):
+        if value < least:
+            problem = f"{field} = {value} is too small for node {node_id}, which has {neighbors} neighbours"
+            raise InputError(where, problem, f"at least {least} under policy = territories")
+
+
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
     """`section.key=value` words as one nested layer; a value is read as TOML, else taken as text.
 

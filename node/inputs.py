@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from node.config import DEFAULT_ARCHITECTURE, Settings, resolve
+from node.config import DEFAULT_ARCHITECTURE, Settings, check_territories, resolve
 from node.shards import Shard
 from topology.errors import InputError
 from topology.peers import NodeView, Peer
@@ -39,23 +39,8 @@ def read_settings(peers_path: Path, view: NodeView) -> Settings:
         if architecture_of(peer) not in settings.architecture:
             problem = f"peer {peer.id}: architecture = {peer.architecture!r} is unknown"
             raise InputError(peers_path, problem, f"one of {', '.join(sorted(settings.architecture))}")
-    if settings.policy == "territories":
-        _check_territories(settings, view, peers_path)
+    check_territories(peers_path, settings, view.me.id, architecture_of(view.me), len(view.neighbors))
     return settings
-
-
-def _check_territories(settings: Settings, view: NodeView, peers_path: Path) -> None:
-    """Every territory needs a number of the noise, and two images of a batch to be normalised by."""
-    parts, name = 1 + len(view.neighbors), architecture_of(view.me)
-    for field, value, least in (
-        (f"architecture.{name}.latent_size", settings.architecture[name].latent_size, parts),
-        ("training.batch_size", settings.training.batch_size, 2 * parts),
-    ):
-        if value < least:
-            problem = (
-                f"{field} = {value} is too small for node {view.me.id}, which has {parts - 1} neighbours"
-            )
-            raise InputError(peers_path, problem, f"at least {least} under policy = territories")
 
 
 def architecture_of(peer: Peer) -> str:

@@ -5,7 +5,8 @@ B batch, C channels, H W pixels, J judges
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from node.models import Discriminator, initialise
+
+FAR = 10.0
+"""Weights so many times their own norm away are not averaged."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,15 @@ class Divided:
     batch normalisation looks at whatever is judged together, and a D has only ever seen real batches of its own node.
 
     Attributes:
-        judges: One for each part; None leaves the part out.
+        judges: One for each part.
     """
 
-    judges: tuple[Discriminator | None, ...]
+    judges: tuple[Discriminator, ...]
 
     def __call__(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
-        """Logits of the images whose part has a judge, in their order."""
+        """Logits (B,)."""
         parts = zip(self.judges, images_BCHW.tensor_split(len(self.judges)), strict=True)
-        return torch.cat([judge(part, track=track) for judge, part in parts if judge is not None])
+        return torch.cat([judge(part, track=track) for judge, part in parts])
 
 
 Judge = Discriminator | Forgiving | Divided
@@ -85,21 +89,48 @@ def most_forgiving(logits_JB: Tensor) -> int:
     return int(logits_JB.argmax(dim=0).bincount().argmax())
 
 
-def average(own: Discriminator, others: Sequence[Discriminator], count: int) -> None:
+def average(own: Discriminator, others: Mapping[int, Discriminator], count: int) -> set[int]:
     """Gossip averaging in place: own += sum of (other - own) / count, over the weights that are trained.
 
-    The running statistics of batch normalisation stay: they describe the node's own images. Another structure cannot be
-    averaged and is left out.
+    The running statistics of batch normalisation stay: they describe the node's own images.
 
     Args:
         own: What is changed.
-        others: What it is drawn towards.
+        others: What it is drawn towards, by node id.
         count: All who are averaged, with those from whom nothing is there now: the weight of each is 1 / count.
+
+    Returns:
+        Who was left out: a D of another structure cannot be averaged, and weights FAR times as far from the own ones as
+        these are from 0 are no state of a training, and would end this one.
     """
-    alike = [dict(other.named_parameters()) for other in others if other.structure == own.structure]
+    mine = dict(own.named_parameters())
+    norm = _norm(mine.values())
+    gaps = []
+    left_out = set()
+    for node_id, other in others.items():
+        gap = _gap(mine, other) if other.slope == own.slope else None
+        # Written so that a distance that is no number is too far.
+        if gap is not None and _norm(gap.values()) <= FAR * norm:
+            gaps.append(gap)
+        else:
+            left_out.add(node_id)
     with torch.no_grad():
-        for name, mine in own.named_parameters():
-            mine.add_(sum((theirs[name] - mine for theirs in alike), torch.zeros_like(mine)) / count)
+        for name, parameter in mine.items():
+            parameter.add_(sum((gap[name] for gap in gaps), torch.zeros_like(parameter)) / count)
+    return left_out
+
+
+def _gap(mine: Mapping[str, Tensor], other: Discriminator) -> dict[str, Tensor] | None:
+    """The other's trained weights less these; None where it has not the same ones."""
+    theirs = dict(other.named_parameters())
+    if {name: p.shape for name, p in theirs.items()} != {name: p.shape for name, p in mine.items()}:
+        return None
+    with torch.no_grad():
+        return {name: theirs[name] - parameter for name, parameter in mine.items()}
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.detach().double().square().sum()) for tensor in tensors))
 
 
 def untrained(like: Discriminator, rule: Literal["he", "dcgan"], generator: torch.Generator) -> Discriminator:

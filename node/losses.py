@@ -14,6 +14,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+def loss_threshold(initial: float, epoch: int) -> float:
+    """LossThres of line 2 in epoch n: it decreases as 1/n from its initial value (section 4)."""
+    return initial / epoch
+
+
 def noisy_labels(label: float, count: int, deviation: float, generator: torch.Generator) -> Tensor:
     """`count` labels (B,) around 1 (real) or 0 (generated) with Gaussian noise of that standard deviation (P9)."""
     return label + deviation * torch.randn(count, generator=generator, device=generator.device)

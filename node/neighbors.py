@@ -102,7 +102,7 @@ class NewestNeighbors:
         return {neighbor_id: self._modules[neighbor_id] for neighbor_id in self.readings}
 
     def take_fresh(self) -> Mapping[int, Discriminator]:
-        """Those of them that have not been taken so since their snapshot came."""
+        """Those of them that this process has not taken so since their snapshot came."""
         usable, fresh = self.discriminators(), self._fresh
         self._fresh = fresh - usable.keys()
         return {neighbor_id: module for neighbor_id, module in usable.items() if neighbor_id in fresh}

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 _STREAMS = ("weights", "data", "noise", "labels", "selection")
-_UNTRAINED = len(_STREAMS)  # beside them, and kept by nobody
+_UNTRAINED, _SHARED = len(_STREAMS), len(_STREAMS) + 1  # beside them, and kept by nobody
 
 
 def seed_streams(seed: int, node_id: int) -> dict[str, torch.Generator]:
     """Independent random streams of one node, so that no policy shifts another stream's draws.
 
-    Runs that differ in policy alone start from the same weights and see the same images and the same noise.
+    Runs that differ in policy alone start from the same weights and see the same images and the same noise; but where
+    discriminators are averaged they start from `shared_stream`.
     """
     return {name: _stream(seed, node_id, index) for index, name in enumerate(_STREAMS)}
 
@@ -24,13 +25,9 @@ def untrained_stream(seed: int, node_id: int) -> torch.Generator:
 
 def shared_stream(seed: int) -> torch.Generator:
     """What all nodes of a run draw alike without a word between them."""
-    return _generator([seed])
+    return _stream(seed, 0, _SHARED)
 
 
 def _stream(seed: int, node_id: int, index: int) -> torch.Generator:
-    return _generator([seed, node_id, index])
-
-
-def _generator(entropy: list[int]) -> torch.Generator:
-    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
+    state = np.random.SeedSequence([seed, node_id, index]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

@@ -3,7 +3,7 @@
 A cycle is one turn of the outer loop (lines 1-14): D learns until its loss is at most LossThres(epoch) or a cap is
 hit, G learns once against its own D and, with probability P(consider neighbours), once more against one neighbour's
 D. Nothing here waits: line 10 reads whatever the neighbours have sent so far through `read_neighbors`, and where
-that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever evaluated: its
+that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever read: its
 weights and its batch normalisation's running statistics stay as they came.
 
 The paper compares three policies; five more are this project's, two of them controls:
@@ -15,7 +15,7 @@ The paper compares three policies; five more are this project's, two of them con
     uniform-untrained  line 10 gives random discriminators in the neighbours' place: the extra judge, and no knowledge
     forgiving          line 9 comes before line 8, and lines 8 and 12 both go by the most forgiving of all judges
     gossip             as `alone-matched`, but D is averaged with each new snapshot of a neighbour, before line 1
-    territories        as `gossip`, but lines 8 and 12 divide the noise among the own D and the neighbours'
+    territories        D as under `gossip`; the noise is divided, and at lines 8 and 12 each D judges a part of G's images
 
     m batch, Z latent, C channels, H W pixels, J neighbours with a snapshot
 """
@@ -34,7 +34,7 @@ from node.data import Batches
 from node.hardware import choose_device, choose_precision, place
 from node.inputs import count_cycles
 from node.judges import Divided, Forgiving, Judge, average, divide, most_forgiving, untrained
-from node.losses import GENERATOR_LOSSES, discriminator_loss, noisy_labels
+from node.losses import GENERATOR_LOSSES, discriminator_loss, loss_threshold, noisy_labels
 from node.models import Discriminator, Generator, initialise
 from node.optimizers import Adam, Momentum
 from node.records import CycleRecord, Exchange
@@ -44,16 +44,13 @@ from node.shards import Shard
 from node.streams import seed_streams, shared_stream, untrained_stream
 
 _Neighbors = Mapping[int, Discriminator]
+_Read = Callable[[], _Neighbors]
+_Tell = Callable[[Discriminator, Tensor], Tensor]
 _OWN_AGAIN = ("alone-matched", "gossip")  # line 12 is one more step against the own D
 
 
 class TrainingError(RuntimeError):
     """Training left the finite numbers; the newest checkpoint is still good."""
-
-
-def loss_threshold(initial: float, epoch: int) -> float:
-    """LossThres of line 2 in epoch n: it decreases as 1/n from its initial value (section 4)."""
-    return initial / epoch
 
 
 class Trainer:
@@ -83,6 +80,7 @@ class Trainer:
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
         self._node_id, self._neighbor_ids = node_id, sorted(neighbor_ids)
+        self._territories = [node_id, *self._neighbor_ids] if settings.policy == "territories" else [node_id]
         self._untrained: dict[int, Discriminator] = {}
         self.device = choose_device(settings.training.device, node_id)
         self.precision = choose_precision(settings.training.precision, self.device)
@@ -103,10 +101,6 @@ class Trainer:
         if record is None and settings.training.cuda_graphs:
             record = gpu_recorder(self.device)
         self._run = Runner(record, self._changed)
-        self._parts = 1 + len(self._neighbor_ids) if settings.policy == "territories" else 1
-        self._own_judge = (
-            Divided((self.discriminator,) * self._parts) if self._parts > 1 else self.discriminator
-        )
 
     @property
     def cycles(self) -> int:
@@ -118,7 +112,7 @@ class Trainer:
         """Epoch of the latest cycle, from 1."""
         return max(self.cycle_count - 1, 0) // self.cycles_per_epoch + 1
 
-    def cycle(self, read_neighbors: Callable[[], _Neighbors]) -> CycleRecord:
+    def cycle(self, read_neighbors: _Read) -> CycleRecord:
         """One turn of Algorithm 1's outer loop; the numbers are the paper's lines.
 
         Args:
@@ -138,16 +132,16 @@ class Trainer:
             if not math.isfinite(loss):
                 break  # told below: an infinite loss is no reason to go on
         z_mZ = self.sample_noise()  # 7
-        if self.settings.policy in ("forgiving", "territories"):
+        if self.settings.policy == "forgiving":
             g_loss, exchange = self._learn_from_all(read_neighbors, z_mZ)  # 9, 10, 8, 12
+        elif self.settings.policy == "territories":
+            g_loss, exchange = self._learn_in_parts(read_neighbors, z_mZ)  # 10, 8, 9, 12
         else:
             g_loss, exchange = self._update_generator(z_mZ, self.discriminator), None  # 8
             if self._consider_neighbors():  # 9
                 exchange = self._learn_from_one(self._candidates(read_neighbors), z_mZ, x_mCHW)  # 10-12
         if not (math.isfinite(loss) and math.isfinite(g_loss)):
-            raise TrainingError(
-                f"cycle {self.cycle_count}: loss of D {loss}, of G {g_loss}; lower the learning rates"
-            )
+            raise self._diverged(f"loss of D {loss}, of G {g_loss}")
         return CycleRecord(
             cycle=self.cycle_count,
             epoch=self.epoch,
@@ -162,7 +156,9 @@ class Trainer:
     def sample_noise(self) -> Tensor:
         """Noise vectors (m, Z) from N(0, 1), lines 3 and 7; under `territories` one part of the batch from each."""
         shape = (self.settings.training.batch_size, self.generator.latent_size)
-        return divide(torch.randn(shape, generator=self.streams["noise"]), self._parts).to(self.device)
+        return divide(torch.randn(shape, generator=self.streams["noise"]), len(self._territories)).to(
+            self.device
+        )
 
     def generate(self, z_mZ: Tensor, *, track: bool = True) -> Tensor:
         """G(z): images (m, C, H, W) in [-1, 1] that gradients flow back through."""
@@ -184,7 +180,7 @@ class Trainer:
             fake_mCHW = self.generate(z_mZ, track=False)
         # The running statistics follow real images alone: they serve the features, which are read on real images.
         real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
-        fake_logits_m = self._judge(self._own_judge, fake_mCHW)
+        fake_logits_m = self._judge(Divided((self.discriminator,) * (len(self._territories))), fake_mCHW)
         loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
             fake_logits_m, fake_labels_m
         )
@@ -224,7 +220,7 @@ class Trainer:
         drawn = torch.rand((), generator=self.streams["selection"])
         return bool(drawn < self.settings.cooperation.consider_probability)
 
-    def _candidates(self, read_neighbors: Callable[[], _Neighbors]) -> _Neighbors:
+    def _candidates(self, read_neighbors: _Read) -> _Neighbors:
         """Line 10: among whose discriminators line 11 chooses, by node id; a control replaces them."""
         if self.settings.policy in _OWN_AGAIN:
             return {self._node_id: self.discriminator}
@@ -244,8 +240,7 @@ class Trainer:
         if self.settings.policy == "info-gain":
             return self._learn_by_gain(candidates, z_mZ, x_mCHW)
         # Among more candidates a draw takes more of the stream: with as many as `uniform` has, line 9 goes as it does there.
-        again = max(len(self._neighbor_ids), 1) if self.settings.policy in _OWN_AGAIN else 1
-        ids = sorted(candidates) * again
+        ids = sorted(candidates) * (len(self._neighbor_ids) or 1 if self.settings.policy in _OWN_AGAIN else 1)
         chosen = ids[sample(uniform(len(ids)), self.streams["selection"])]  # 11
         loss = self._update_generator(z_mZ, candidates[chosen])  # 12
         return Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
@@ -272,48 +267,52 @@ class Trainer:
             negative_terms=found.negative_terms,
         )
 
-    def _learn_from_all(
-        self, read_neighbors: Callable[[], _Neighbors], z_mZ: Tensor
-    ) -> tuple[float, Exchange | None]:
-        """Lines 8 to 12 where one judge is made of all discriminators, the own one among them, and serves both steps of G.
+    def _learn_from_all(self, read_neighbors: _Read, z_mZ: Tensor) -> tuple[float, Exchange | None]:
+        """Lines 8 to 12 of the policy `forgiving`: in a cycle that considers neighbours both steps of G please D_max.
 
-        `forgiving`: D_max (`Forgiving`). In the paper's order line 8 would push G away from the classes that its own D
-        never saw, and line 12 back, in one and the same cycle. So line 9 is drawn first, and where it comes out false,
-        line 8 is the paper's; with P(consider neighbours) = 1 every step of G is forgiving, as in F2U.
-
-        `territories`: each D judges its own part of the noise (`Divided`), at line 8 of every cycle. A part whose
-        neighbour cannot be heard waits.
+        Line 9 is drawn first. Where it comes out false, line 8 is the paper's; with P(consider neighbours) = 1 every step
+        of G is forgiving, as in F2U.
 
         Returns:
             G's loss at line 8, and what came of line 9.
         """
-        considered, divided = self._consider_neighbors(), self.settings.policy == "territories"  # 9
-        if not (considered or divided):
+        if not self._consider_neighbors():  # 9
             return self._update_generator(z_mZ, self.discriminator), None  # 8
         neighbors = read_neighbors()  # 10
         fake_mCHW = self._run(self.generate, z_mZ)
         own_m, judged = self._hear(neighbors, fake_mCHW)
-        judge: Judge = (
-            Divided(
-                (self.discriminator, *(neighbors[j] if j in judged else None for j in self._neighbor_ids))
-            )
-            if divided
-            else Forgiving((self.discriminator, *(neighbors[j] for j in judged)))
-        )
+        judge = Forgiving((self.discriminator, *(neighbors[j] for j in judged)))
         g_loss = self._update_generator(z_mZ, judge, fake_mCHW)  # 8
-        if not (considered and judged):
-            return g_loss, Exchange() if considered else None
+        if not judged:
+            return g_loss, Exchange()
         loss = self._update_generator(z_mZ, judge)  # 12
-        votes_Jm = torch.stack([own_m, *judged.values()])
-        chosen = self._node_id if divided else [self._node_id, *judged][most_forgiving(votes_Jm)]
+        chosen = [self._node_id, *judged][most_forgiving(torch.stack([own_m, *judged.values()]))]
         return g_loss, Exchange(chosen, loss) if math.isfinite(loss) else Exchange()
 
-    def average(self, neighbors: _Neighbors) -> None:
+    def _learn_in_parts(self, read_neighbors: _Read, z_mZ: Tensor) -> tuple[float, Exchange | None]:
+        """The same of the policy `territories`: each D judges its own part of the noise, at both steps of G.
+
+        The territory of a neighbour that cannot be heard now is the own D's until it can.
+        """
+        neighbors, fake_mCHW = read_neighbors(), self._run(self.generate, z_mZ)  # 10
+        judges, parts = [self.discriminator], fake_mCHW.tensor_split(len(self._territories))
+        for j, part in zip(self._territories[1:], parts[1:], strict=True):
+            usable = j in neighbors and bool(self._run(self._ask, neighbors[j], part).isfinite().all())
+            judges.append(neighbors[j] if usable else self.discriminator)
+        judge = Divided(tuple(judges))
+        g_loss = self._update_generator(z_mZ, judge, fake_mCHW)  # 8
+        if not self._consider_neighbors():  # 9
+            return g_loss, None
+        loss = self._update_generator(z_mZ, judge)  # 12
+        return g_loss, Exchange(self._node_id, loss) if math.isfinite(loss) else Exchange()
+
+    def average(self, neighbors: _Neighbors) -> set[int]:
         """Gossip averaging of D with neighbours' new snapshots, as in D-PSGD (Lian et al. 2017, arXiv 1705.09056).
 
-        Each weighs as much as the own D, and so does one from whom nothing new has come. Momentum stays the node's own.
+        Each weighs as much as the own D, and so does one from whom nothing new has come; momentum stays. Returns whose D was
+        left out, as `judges.average` tells.
         """
-        average(self.discriminator, list(neighbors.values()), 1 + len(self._neighbor_ids))
+        return average(self.discriminator, neighbors, 1 + len(self._neighbor_ids))
 
     def _hear(self, neighbors: _Neighbors, images_mCHW: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits (m,) of the own D, and of each neighbour's by id; one that answers with inf or nan is no candidate."""
@@ -323,12 +322,7 @@ class Trainer:
         judged = dict(zip(ids, their_Jm, strict=True))
         return own_m, {j: logits_m for j, logits_m in judged.items() if bool(logits_m.isfinite().all())}
 
-    def _each(
-        self,
-        tell: Callable[[Discriminator, Tensor], Tensor],
-        judges: Sequence[Discriminator],
-        images_mCHW: Tensor,
-    ) -> Tensor:
+    def _each(self, tell: _Tell, judges: Sequence[Discriminator], images_mCHW: Tensor) -> Tensor:
         """What each judge tells of the images, (J, m, …) on the CPU."""
         return torch.stack([self._run(tell, judge, images_mCHW).cpu() for judge in judges])
 
@@ -369,9 +363,7 @@ class Trainer:
         for network in (self.generator, self.discriminator):
             for name, tensor in network.state_dict().items():
                 if not bool(tensor.isfinite().all()):
-                    raise TrainingError(
-                        f"cycle {self.cycle_count}: {name} is not finite; lower the learning rates"
-                    )
+                    raise self._diverged(f"{name} is not finite")
         return {
             **add_prefix(self.generator.state_dict(), "generator"),
             **add_prefix(self.discriminator.state_dict(), "discriminator"),
@@ -380,7 +372,11 @@ class Trainer:
             **add_prefix({name: stream.get_state() for name, stream in self.streams.items()}, "random"),
             **add_prefix(self.batches.state(), "batches"),
             "progress.cycle": torch.tensor(self.cycle_count),
+            **({"progress.neighbors": torch.tensor(self._neighbor_ids)} if self.settings.averages else {}),
         }
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(f"cycle {self.cycle_count}: {what}; lower the learning rates")
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continues from what `state` returned, perhaps in another process."""
@@ -392,3 +388,8 @@ class Trainer:
             stream.set_state(tensors[f"random.{name}"])
         self.batches.load_state(strip_prefix(tensors, "batches"))
         self.cycle_count = int(tensors["progress.cycle"])
+        if (
+            self.settings.averages
+        ):  # weights and territories stay as they were, whoever has been taken away since
+            self._neighbor_ids = tensors["progress.neighbors"].tolist()
+            self._territories[1:] = self._neighbor_ids if len(self._territories) > 1 else []

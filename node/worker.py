@@ -90,6 +90,7 @@ class Worker:
         self._weights = trainer.discriminator.state_dict()
         self._published: tuple[Arrays, Arrays] = (to_block(self._weights),) * 2
         self._degraded: dict[str, str] = {}
+        self._not_averaged: set[int] = set()
         self._saved_cycle = -1
         self._saved_s = self._began_s = time.monotonic()
 
@@ -142,7 +143,10 @@ class Worker:
 
     def _average(self) -> None:
         if self._neighbors is not None and self._settings.averages:
-            self._trainer.average(self._neighbors.take_fresh())
+            left_out = self._trainer.average(self._neighbors.take_fresh())
+            for j in left_out - self._not_averaged:
+                self._log.warning("its D is of another structure or far off, and not averaged", neighbor=j)
+            self._not_averaged |= left_out
 
     # Lockstep's blocks -------------------------------------------------------------------------------------------
 
@@ -160,11 +164,9 @@ class Worker:
         return self._trainer.cycle_count // length * length
 
     def _wait_for_block(self) -> None:
-        if (
-            isinstance(self._neighbors, LockstepNeighbors)
-            and self._trainer.cycle_count == self._block_start()
-        ):
-            self._neighbors.begin_block(self._trainer.cycle_count)
+        neighbors, count = self._neighbors, self._trainer.cycle_count
+        if isinstance(neighbors, LockstepNeighbors) and count == self._block_start():
+            neighbors.begin_block(count)
 
     # Publishing and saving ---------------------------------------------------------------------------------------
 

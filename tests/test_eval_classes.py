@@ -36,25 +36,31 @@ def test_a_row_holds_the_first_images_that_are_surely_of_its_class() -> None:
 def test_the_picture_names_runs_classes_and_who_holds_them(
     make_toy_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A panel for each run; an unknown node is one line, and nothing is written."""
+    """A panel for each run, with names where they differ; of a shard that is elsewhere nobody knows what it holds."""
     monkeypatch.setattr("eval.quality.Recipe", lambda seed: Recipe(seed=seed, steps=60))
     runs = [make_toy_run(tmp_path / name, run_id=name) for name in ("one", "two")]
     for run in runs:
-        path = run / "shards" / "node-2.npz"
-        shard = load_shard(path)
-        assert shard.labels is not None
-        save_shard(path, replace(shard, labels=np.zeros_like(shard.labels)))
+        for node_id, label in ((2, 0), (1, 1)):
+            path = run / "shards" / f"node-{node_id}.npz"
+            shard = load_shard(path)
+            assert shard.labels is not None
+            save_shard(path, replace(shard, labels=np.full_like(shard.labels, label)))
     output = tmp_path / "classes.svg"
     command = ["classes", *map(str, runs), "--node", "2", "-o", str(output)]
-    done = CliRunner().invoke(main, command)
-    assert done.exit_code == 0, done.output
-    words = [
-        html.unescape(word) for word in re.findall(r">([^<>]+)</text>", output.read_text(encoding="utf-8"))
-    ]
-    assert words.count("uniform") == 2
-    assert {"a, own", "b, neighbours'", "c, neighbours'"} <= set(words)
-    assert sum(word.endswith("%") for word in words) == 6
-    refused = CliRunner().invoke(main, [*command[:3], "--node", "9", "-o", str(tmp_path / "none.svg")])
+    rows = ["a, own", "b, neighbours'", "c, neighbours'"]
+    for expected in (rows, [*rows, *rows[:2], "c, not own"]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+        page = output.read_text(encoding="utf-8")
+        words = [html.unescape(word) for word in re.findall(r">([^<>]+)</text>", page)]
+        assert {"one", "two"} <= set(words)
+        assert [word for word in words if ", " in word] == expected
+        assert sum(word.endswith("%") for word in words) == 6
+        (runs[1] / "shards" / "node-3.npz").unlink(missing_ok=True)
+    (runs[1] / "shards" / "node-2.npz").unlink()
+    refused = CliRunner().invoke(main, command)
+    assert (refused.exit_code, "node-2.npz" in refused.output) == (2, True)
+    refused = CliRunner().invoke(main, [*command[:2], "--node", "9", "-o", str(tmp_path / "none.svg")])
     assert refused.exit_code == 2
     assert len(refused.output.splitlines()) == 1
     assert not (tmp_path / "none.svg").exists()

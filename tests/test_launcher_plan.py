@@ -12,7 +12,7 @@ import pytest
 from launcher.plan import Request, build_plan, check_request
 from node.config import Settings, resolve
 from topology.errors import InputError
-from topology.graph import Graph, NodeSpec, ring
+from topology.graph import Graph, NodeSpec, complete, ring
 
 GRAPH_FILE = "ring.toml"
 
@@ -97,6 +97,15 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
         InputError, match=r"ring.toml: node 2: architecture = 'huge' is unknown; one of light, paper, wide"
     ):
         check_request(GRAPH_FILE, request(of(NodeSpec(1), NodeSpec(2, architecture="huge"))))
+
+
+def test_a_node_with_too_many_neighbours_for_territories_is_refused_before_anything_is_made() -> None:
+    """Its noise and its batch go to all of them."""
+    settings = resolve("test", {"policy": "territories", "training": {"batch_size": 8}})
+    with pytest.raises(
+        InputError, match=r"ring.toml: training.batch_size = 8 is too small for node 1, .*; at least 10"
+    ):
+        check_request(GRAPH_FILE, request(complete(5), settings=settings))
 
 
 def test_an_architecture_of_the_settings_is_known() -> None:

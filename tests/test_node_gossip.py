@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
-from node.config import Architecture
+from node.config import Architecture, check_territories
 from node.judges import Divided, average, divide
 from node.models import Discriminator, initialise
 from node.trainer import Trainer
+from topology.errors import InputError
 from topology.graph import ring
 from trainers import always, build, nobody, same, settings, weights
 
 POLICIES = pytest.mark.parametrize("policy", ["gossip", "territories"])
 
 
-def drawn(seed: int, widths: tuple[int, ...] = (4, 6)) -> Discriminator:
+def drawn(seed: int, widths: tuple[int, ...] = (4, 6), **structure: Any) -> Discriminator:
     """A discriminator with weights and running statistics of its own."""
-    found = Discriminator(Architecture(discriminator_widths=widths), 8, 1)
+    found = Discriminator(Architecture(discriminator_widths=widths, **structure), 8, 1)
     stream = torch.Generator().manual_seed(seed)
     initialise(found, "he", stream)
     for name, tensor in found.state_dict().items():
@@ -41,7 +41,7 @@ def test_averaging_is_the_mean_of_all_weights_and_of_no_statistics() -> None:
     own, *others = (drawn(seed) for seed in range(3))
     before = [weights(each) for each in (own, *others)]
     pointers = [parameter.data_ptr() for parameter in own.parameters()]
-    average(own, others, 3)
+    average(own, dict(enumerate(others)), 3)
     trained = dict(own.named_parameters()).keys()
     for name, tensor in own.state_dict().items():
         mean = torch.stack([state[name] for state in before]).mean(dim=0)
@@ -52,15 +52,27 @@ def test_averaging_is_the_mean_of_all_weights_and_of_no_statistics() -> None:
 
 
 def test_who_is_missing_or_built_otherwise_leaves_its_share_to_the_own_weights() -> None:
-    """Of three, one is there: two thirds stay."""
-    own, other = drawn(1), drawn(2)
+    """Of four, one is there: three quarters stay. How the other's generator is built is no matter."""
+    own, other, slope = drawn(1), drawn(2, generator_widths=(5,)), drawn(4, slope=0.3)
     before = [weights(each) for each in (own, other)]
-    average(own, [other, drawn(3, widths=(5, 6))], 3)
+    assert average(own, {2: other, 3: drawn(3, widths=(5, 6)), 4: slope}, 4) == {3, 4}
     for name, parameter in own.named_parameters():
-        torch.testing.assert_close(parameter.detach(), (2 * before[0][name] + before[1][name]) / 3)
+        torch.testing.assert_close(parameter.detach(), (3 * before[0][name] + before[1][name]) / 4)
     before[0] = weights(own)
-    average(own, [], 3)
+    assert average(own, {}, 3) == set()
     assert same(weights(own), before[0])
+
+
+@pytest.mark.parametrize(("factor", "far"), [(8.0, False), (15.0, True), (3e38, True), (float("nan"), True)])
+def test_weights_that_are_far_off_are_left_out(factor: float, far: bool) -> None:  # noqa: FBT001 - a column of the table
+    """Ten times the own norm and more, or no numbers: they would end the training."""
+    own, other = drawn(1), drawn(2)
+    before = weights(own)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(factor)
+    assert average(own, {2: other}, 2) == ({2} if far else set())
+    assert same(weights(own), before) is far
 
 
 def test_on_a_ring_averaging_draws_all_together_and_keeps_their_mean() -> None:
@@ -74,7 +86,7 @@ def test_on_a_ring_averaging_draws_all_together_and_keeps_their_mean() -> None:
         for node_id, copy in published.items():
             copy.load_state_dict(nodes[node_id].state_dict())
         for node_id, node in nodes.items():
-            average(node, [published[j] for j in graph.neighbors(node_id)], 3)
+            average(node, {j: published[j] for j in graph.neighbors(node_id)}, 3)
         apart.append(distance(list(nodes.values())))
     assert all(after < 0.291 * before for before, after in pairwise(apart))
     torch.testing.assert_close(
@@ -108,7 +120,7 @@ def test_an_average_changes_the_weights_of_d_and_nothing_else(policy: str) -> No
     node, neighbor = build(neighbor_ids=(2, 3, 4), policy=policy), build(2, policy="alone").discriminator
     node.cycle(nobody)
     before, state = weights(node.discriminator), {name: t.clone() for name, t in node.state().items()}
-    node.average({3: neighbor})
+    assert node.average({3: neighbor}) == set()
     for name, parameter in node.discriminator.named_parameters():
         wanted = before[name] + (neighbor.get_parameter(name).detach() - before[name]) / 4
         torch.testing.assert_close(parameter.detach(), wanted)
@@ -125,7 +137,8 @@ def test_gossip_without_neighbours_learns_as_the_matched_control_does() -> None:
     for _ in range(6):
         assert gossip.cycle(nobody) == matched.cycle(nobody)
     one, two = gossip.state(), matched.state()
-    del one["random.weights"], two["random.weights"]  # the matched control drew its own D from it
+    # The matched control drew its own D from this stream, and has no neighbours to remember.
+    del one["random.weights"], one["progress.neighbors"], two["random.weights"]
     assert same(one, two)
 
 
@@ -151,17 +164,16 @@ def test_all_territories_together_are_normal_noise() -> None:
 
 
 def test_each_judge_of_a_divided_batch_sees_its_part_alone() -> None:
-    """Batch normalisation included; a part without a judge is left out."""
+    """Batch normalisation included."""
     one, two = drawn(1), drawn(2)
     images = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     first, second, third = images.tensor_split(3)
     assert torch.equal(Divided((one, two, one))(images), torch.cat([one(first), two(second), one(third)]))
-    assert torch.equal(Divided((one, None, two))(images), torch.cat([one(first), two(third)]))
     assert not torch.allclose(Divided((one, one))(images), one(images))
 
 
 def test_in_its_territory_each_discriminator_judges_both_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The own D in the first part, neighbours by id; one that is silent or answers with nan leaves its part out."""
+    """The own D in the first part, neighbours by id; that of one who is silent or answers with nan is the own D's."""
     neighbors = {j: build(node_id=j).discriminator for j in (2, 3, 5)}
     for tensor in neighbors[3].state_dict().values():
         tensor.fill_(float("nan"))
@@ -169,29 +181,60 @@ def test_in_its_territory_each_discriminator_judges_both_steps(monkeypatch: pyte
     seen, judge = [], Trainer._judge
 
     def judging(self: Trainer, d: Any, images: torch.Tensor, **options: bool) -> torch.Tensor:
-        seen.append((d, len(images)))
+        seen.append(d)
         return judge(self, d, images, **options)
 
     monkeypatch.setattr(Trainer, "_judge", judging)
-    found = node.cycle(lambda: neighbors)
+    found = node.cycle(lambda: neighbors).exchange
     own = node.discriminator
-    everybody = Divided((own, neighbors[2], None, None, neighbors[5]))
-    assert [d for d, _ in seen if isinstance(d, Divided)] == [Divided((own,) * 5), everybody, everybody]
-    assert found.exchange is not None
-    assert (found.exchange.chosen, found.exchange.loss is None) == (1, False)
-
-
-@pytest.mark.parametrize("neighbors", [{}, {2: None}])
-def test_a_cycle_that_does_not_consider_neighbours_makes_one_step_by_territories(
-    neighbors: Mapping[int, Any],
-) -> None:
-    """And one that considers them and hears nobody makes no second one either."""
-    there = {j: build(node_id=j).discriminator for j in neighbors}
-    never = build(policy="territories", cooperation={"consider_probability": 0.0})
-    hears = build(**always("territories"))
-    assert never.cycle(lambda: there).exchange is None
-    found = hears.cycle(lambda: there).exchange
+    everybody = Divided((own, neighbors[2], own, own, neighbors[5]))
+    assert [d for d in seen if isinstance(d, Divided)] == [Divided((own,) * 5), everybody, everybody]
     assert found is not None
-    assert (found.chosen is not None) == bool(there)
-    steps = [int(node.g_optimizer.state()["0.step"]) for node in (never, hears)]
-    assert steps == [1, 1 + len(there)]
+    assert (found.chosen, found.loss is None) == (1, False)
+
+
+@pytest.mark.parametrize(("probability", "steps"), [(0.0, 1), (1.0, 2)])
+def test_line_9_decides_on_the_second_step_alone(probability: float, steps: int) -> None:
+    """Territories are territories in every cycle, whoever can be heard."""
+    node = build(policy="territories", cooperation={"consider_probability": probability})
+    assert (node.cycle(nobody).exchange is None) == (steps == 1)
+    assert int(node.g_optimizer.state()["0.step"]) == steps
+
+
+@POLICIES
+def test_a_neighbour_that_was_taken_away_leaves_weights_and_territories_as_they_were(policy: str) -> None:
+    """For the node that was started again without it, too: as for one that went on."""
+    node, again = (
+        build(neighbor_ids=(2, 3, 4), **always(policy)),
+        build(neighbor_ids=(3, 4), **always(policy)),
+    )
+    left = {j: build(node_id=j).discriminator for j in (3, 4)}
+    node.cycle(lambda: left)
+    again.load_state({name: tensor.clone() for name, tensor in node.state().items()})
+    for each in (node, again):
+        each.average(left)
+        each.cycle(lambda: left)
+    assert same(node.state(), again.state())
+
+
+@pytest.mark.parametrize(
+    ("tables", "neighbors", "error"),
+    [
+        ({}, 4, None),
+        ({"policy": "uniform"}, 5, None),
+        (
+            {},
+            5,
+            r"x: architecture.small.latent_size = 5 is too small for node 7, which has 5 neighbours; at least 6 ",
+        ),
+        ({"training": {"batch_size": 9}}, 4, r"x: training.batch_size = 9 .*; at least 10 "),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(tables: dict[str, Any], neighbors: int, error: str | None) -> None:
+    """One number of the noise and two images for each."""
+    asked = settings(**{"policy": "territories", **tables})
+    if error is None:
+        check_territories("x", asked, 7, "small", neighbors)
+    else:
+        with pytest.raises(InputError, match=error):
+            check_territories("x", asked, 7, "small", neighbors)

@@ -224,6 +224,20 @@ def test_a_snapshot_is_fresh_once() -> None:
         assert lockstep.take_fresh() == {}
 
 
+def test_what_came_under_another_key_or_from_one_that_is_gone_is_not_fresh() -> None:
+    """In both modes."""
+    heard = Delivery(snapshot(10, 0.0, 0.1), 1, 1)
+    for gone, rekeyed in (([2], []), ([], [2])):
+        newest = NewestNeighbors(modules(), Post(heard, None), 60, lambda: 1.0)
+        newest.discriminators()
+        newest.forget(gone, rekeyed)
+        assert newest.take_fresh() == {}
+    lockstep = LockstepNeighbors(modules(), Post(heard), 10, timeout_s=0)
+    lockstep.begin_block(10)
+    lockstep.forget([2], [])
+    assert lockstep.take_fresh() == {}
+
+
 def test_what_a_silent_neighbour_sent_is_fresh_when_it_is_heard_again() -> None:
     """And what was read by line 10 in the meantime counts all the same."""
     silent, heard = Delivery(snapshot(40, 0.5), 1, 1), Delivery(snapshot(40, 0.5), 1, 100)

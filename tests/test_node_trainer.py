@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from node import trainer as module
-from node.losses import discriminator_loss
+from node.losses import discriminator_loss, loss_threshold
 from node.models import Discriminator
-from node.trainer import TrainingError, loss_threshold
+from node.trainer import TrainingError
 from recording import record
 from topology.errors import InputError
 from trainers import always, build, nobody, same, weights
