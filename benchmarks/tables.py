@@ -137,7 +137,7 @@ def equality() -> str:
             f"| {what} | {means[0]:.3f} | {means[1]:.3f} | {gap['mean']:+.3f} {unit} ({gap['low']:+.3f} to {gap['high']:+.3f}) "
             f"| ±{gap['limit']:g} {unit} | {verdict} |"
         )
-    told = f"{found['seeds']} seeds, {settings['epochs']} epochs of {settings['images']:,} images each"
+    told = f"{found['seeds']} seeds, {found['probed']} of them probed, {settings['epochs']} epochs of {settings['images']:,} images each"
     machines = {processor(pair["machine"]) for pair in done["pairs"]}
     how = (
         f"{found['computed']} of them on processors that compute in bfloat16, the others rounded as these do"

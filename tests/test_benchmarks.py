@@ -169,3 +169,8 @@ def test_two_formats_are_equal_only_where_the_whole_interval_lies_within_the_lim
     assert found["probe_points"]["within"] is False
     assert found["kid_percent"]["mean"] == pytest.approx(10)
     assert compare(pairs[:1]) == {}
+    unprobed = Pair(9, Outcome(None, 1.0), Outcome(None, 1.1), computed=True, machine={})
+    more = compare([*pairs, unprobed])
+    assert (more["seeds"], more["probed"]) == (4, 3)
+    assert more["probe_points"] == found["probe_points"]
+    assert more["kid_percent"]["mean"] == pytest.approx(10)
