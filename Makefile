@@ -95,9 +95,10 @@ bench: install
 	$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python benchmarks/tables.py
 
-# Whether bfloat16 ends as well as float32: an hour on two processors, and it goes on where it was interrupted.
+# Whether bfloat16 ends as well as float32, in training and on the wire: hours, and it goes on where it was interrupted.
 bench-equality: install
 	$(BIN)/python -m benchmarks.equality $(DATA)
+	$(BIN)/python -m benchmarks.equality $(DATA) --subject payload --seeds 12 --probed 8
 	$(BIN)/python benchmarks/tables.py
 
 # Needs a GPU.

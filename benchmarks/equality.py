@@ -1,18 +1,21 @@
-"""Whether training in bfloat16 ends as well as in float32: one node alone, many seeds, equal updates.
+"""Whether half the bits end as well: one node trained in bfloat16, or five whose snapshots travel in it.
 
-    python -m benchmarks.equality MNIST_FOLDER [--seeds 80] [--probed 25] [--epochs 10]
+    python -m benchmarks.equality MNIST_FOLDER [--subject training|payload] [--seeds 80] [--probed 25] [--epochs 10]
 
-Each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
-number format for the same number of epochs; both start from the same weights and see the same images and noise. With
-one step of D in a cycle, as where the training's speed is measured: how many it takes else depends on its losses. Two
-formats round differently, and after some hundred cycles two trainings share nothing but their distribution, so that it
-takes many seeds to tell a difference of a few percent from chance. Two things are compared, each the mean over the last
-epochs, every one of which is a draw of its own: the probe's error with the RBF kernel, at one fixed setting, and KID
-of the generator against the test images. The probe takes most of the time and is the steadier of the two, so that only the
-first seeds are probed. A processor without instructions for bfloat16 rounds as one that has them.
+`training`: each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
+number format. `payload`: each seed is the five nodes of the paper's ring under `uniform`, trained in float32, whose
+neighbours' discriminators arrive once in each number format; its figures are means of the five. Both of a pair start from the
+same weights and see the same images and noise, for the same number of epochs. With one step of D in a cycle, as where the
+training's speed is measured: how many it takes else depends on its losses. Two formats round differently, and after some
+hundred cycles two trainings share nothing but their distribution, so that it takes many seeds to tell a difference of a few
+percent from chance. Two things are compared, each the mean over the last epochs, every one of which is a draw of its own: the
+probe's error with the RBF kernel, at one fixed setting, and KID of the generator against the test images. The probe takes most
+of the time and is the steadier of the two, so that only the first seeds are probed. A processor without instructions for
+bfloat16 rounds as one that has them.
 
-Every finished pair is written to results/equality.json at once. A second start goes on with the seeds that are missing, and
-with more of them if it is told so, on another machine too: both trainings of a pair are of the same one.
+Every finished pair is written to results/equality.json, or equality-payload.json, at once. A second start goes on with the
+seeds that are missing, and with more of them if it is told so, on another machine too: both trainings of a pair are of the
+same one.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from multiprocessing import get_context
@@ -48,12 +52,15 @@ from launcher.images import render
 from node.config import Settings, resolve
 from node.files import make_directory, write_json
 from node.hardware import computes_in_bfloat16, prepare_processor
+from node.models import Discriminator
 from node.shards import Shard
 from node.trainer import Trainer
+from topology.graph import ring
 
 PRECISIONS = ("float32", "bfloat16")
 _IMAGES = 10_000
 _KEPT_EPOCHS = 5
+_NODES = 5
 _RBF = Choice("rbf", gamma=1.0, c=10.0, held_out_error=float("nan"))
 _PROBE_LIMIT, _KID_LIMIT = 0.15, 5.0  # points, percent
 
@@ -126,7 +133,8 @@ def main() -> None:
     missing = sorted(set(range(options.seeds)) - {each.seed for each in done})
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's products, in processes that are yet to start
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        work = partial(train_both, options.data, classifiers, options.epochs, options.probed, commit())
+        asked = (options.data, classifiers, options.subject, options.epochs, options.probed, commit())
+        work = partial(train_both, *asked)
         for finished in as_completed([pool.submit(work, seed) for seed in missing]):
             done.append(finished.result())
             print(done[-1], flush=True)
@@ -136,35 +144,63 @@ def main() -> None:
 
 
 def train_both(
-    folder: str, classifiers: Path, epochs: int, probed: int, made_by: str | None, seed: int
+    folder: str, classifiers: Path, subject: str, epochs: int, probed: int, made_by: str | None, seed: int
 ) -> Pair:
-    """One node in one number format, then from the beginning in the other."""
+    """The nodes in one number format, then from the beginning in the other."""
     prepare_processor(1)
     data = read(folder, classifiers)
-    plain, reduced = (train(data, epochs, seed, precision, probed=seed < probed) for precision in PRECISIONS)
+    plain, reduced = (train(data, subject, epochs, seed, form, probed=seed < probed) for form in PRECISIONS)
     computed = computes_in_bfloat16(torch.device("cpu"))
     return Pair(seed, plain, reduced, computed, machine(), made_by)
 
 
-def train(data: Data, epochs: int, seed: int, precision: str, *, probed: bool) -> Outcome:
-    """One node for so many epochs, and what it has learnt."""
-    chosen = np.random.default_rng(seed).choice(len(data.images), _IMAGES, replace=False)
-    trainer = Trainer(settings_of(seed, precision), "paper", 1, Shard(data.images[chosen]))
+def train(data: Data, subject: str, epochs: int, seed: int, form: str, *, probed: bool) -> Outcome:
+    """What the nodes have learnt after so many epochs, in one number format."""
+    nodes = start(data, subject, seed, form)
+    payload = form if subject == "payload" else "float32"
+    published = {i: deepcopy(trainer.discriminator) for i, (trainer, _) in nodes.items()}
+    heard = {i: {j: published[j] for j in ring(_NODES).neighbors(i) if j in published} for i in nodes}
     kids, probes = [], []
     for epoch in range(epochs):
         with in_bfloat16():
-            for _ in range(trainer.cycles_per_epoch):
-                trainer.cycle(dict)
+            for cycle in range(_IMAGES // nodes[1][0].settings.training.batch_size):
+                for i, (trainer, _) in nodes.items():
+                    if cycle % trainer.settings.exchange.publish_every_cycles == 0:
+                        publish(trainer, published[i], payload)
+                for i, (trainer, _) in nodes.items():
+                    trainer.cycle(heard[i].copy)
         if epoch >= epochs - _KEPT_EPOCHS:
-            kids.append(kid(trainer, data, seed))
-            probes += [probe(trainer, data, chosen)] if probed else []
+            kids += [kid(trainer, data, seed) for trainer, _ in nodes.values()]
+            probes += [probe(trainer, data, chosen) for trainer, chosen in nodes.values() if probed]
     return Outcome(float(np.mean(probes)) if probed else None, float(np.mean(kids)))
 
 
-def settings_of(seed: int, precision: str) -> Settings:
-    """The paper preset, alone."""
+def start(data: Data, subject: str, seed: int, form: str) -> dict[int, tuple[Trainer, NDArray[np.int64]]]:
+    """Fresh nodes, each with the positions of its images."""
+    count = _NODES if subject == "payload" else 1
+    chosen = np.random.default_rng(seed).choice(len(data.images), count * _IMAGES, replace=False)
+    settings = settings_of(seed, subject, form)
+    return {
+        i: (
+            Trainer(settings, "paper", i, Shard(data.images[own]), neighbor_ids=ring(_NODES).neighbors(i)),
+            own,
+        )
+        for i, own in enumerate(np.split(chosen, count), start=1)
+    }
+
+
+def publish(trainer: Trainer, copy: Discriminator, payload: str) -> None:
+    """The discriminator as neighbours get it: rounded as the wire rounds."""
+    dtype = torch.bfloat16 if payload == "bfloat16" else torch.float32
+    state = trainer.discriminator.state_dict()
+    copy.load_state_dict({name: tensor.to(dtype).float() for name, tensor in state.items()})
+
+
+def settings_of(seed: int, subject: str, form: str) -> Settings:
+    """The paper preset: alone, or listening."""
+    policy, precision = ("uniform", "float32") if subject == "payload" else ("alone", form)
     tables = {"seed": seed, "training": {"precision": precision}, "discriminator": {"max_steps": 1}}
-    return resolve("benchmark", {"preset": "paper", "policy": "alone"}, tables)
+    return resolve("benchmark", {"preset": "paper", "policy": policy}, tables)
 
 
 def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
@@ -191,7 +227,7 @@ def kid(trainer: Trainer, data: Data, seed: int) -> float:
 def read(folder: str, classifiers: Path) -> Data:
     """The images, and the classifier, which is trained by the first that asks."""
     found = load_data(folder)
-    image = settings_of(0, "float32").image.model_copy(update={"channels": 1})
+    image = settings_of(0, "training", "float32").image.model_copy(update={"channels": 1})
     (train_images, labels), (test_images, test_labels) = found.train, found.test
     pixels, test_pixels = (
         render(images, np.arange(len(images)), image) for images in (train_images, test_images)
@@ -250,7 +286,7 @@ def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _write(options: argparse.Namespace, settings: dict[str, Any], done: Sequence[Pair]) -> None:
-    words = f"--seeds {options.seeds} --probed {options.probed} --epochs {options.epochs}"
+    words = f"--subject {options.subject} --seeds {options.seeds} --probed {options.probed} --epochs {options.epochs}"
     result = {
         "command": f"python -m benchmarks.equality MNIST_FOLDER {words}",
         "settings": settings,
@@ -265,12 +301,16 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", help="a folder with MNIST's four IDX files, or `mnist` to download them")
+    parser.add_argument("--subject", choices=("training", "payload"), default="training")
     parser.add_argument("--seeds", type=int, default=80)
     parser.add_argument("--probed", type=int, default=25, help="seeds whose features are probed too")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2, help="pairs at a time")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "equality.json")
-    return parser.parse_args()
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    name = "equality.json" if options.subject == "training" else f"equality-{options.subject}.json"
+    options.output = options.output or ROOT / "results" / name
+    return options
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,11 @@ def target(found: dict[str, Any]) -> str:
     return f"{sign} {found['target']:g}{'' if found['met'] else ', **missed**'}"
 
 
-def equality() -> str:
+def equality(file: str) -> str:
     """bfloat16 against float32 in what a training ends with."""
-    done = load("equality.json")
+    if not (RESULTS / file).exists():
+        return "Not measured yet."
+    done = load(file)
     found, settings = done["found"], done["settings"]
     if not found:
         return "Not measured yet."
@@ -137,7 +139,7 @@ def equality() -> str:
             f"| {what} | {means[0]:.3f} | {means[1]:.3f} | {gap['mean']:+.3f} {unit} ({gap['low']:+.3f} to {gap['high']:+.3f}) "
             f"| ±{gap['limit']:g} {unit} | {verdict} |"
         )
-    told = f"{found['seeds']} seeds, {found['probed']} of them probed, {settings['epochs']} epochs of {settings['images']:,} images each"
+    told = f"{found['seeds']} seeds, {found['probed']} of them probed, {settings['epochs']} epochs of {settings['images']:,} images a node"
     machines = {processor(pair["machine"]) for pair in done["pairs"]}
     how = (
         f"{found['computed']} of them on processors that compute in bfloat16, the others rounded as these do"
@@ -262,7 +264,7 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
     "CONTRIBUTING.md": {"coverage": coverage},
     "README.md": {"first-look": first_look, "costs": costs},
     "docs/docker.md": {"containers": containers},
@@ -274,7 +276,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         section: partial(benchmark, section)
         for section in ("training", "cooperation", "exchange", "scale", "probe")
     }
-    | {"equality": equality},
+    | {name: partial(equality, f"{name}.json") for name in ("equality", "equality-payload")},
     "docs/results.md": {
         name: partial(study, name, *sections)
         for name, sections in {

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.__main__ import line
-from benchmarks.equality import Outcome, Pair, compare
+from benchmarks.equality import Outcome, Pair, compare, publish
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw, draw_scale
 from benchmarks.recheck import verdict
 from benchmarks.rounding import Rounded
 from benchmarks.textbook import Inputs, in_order
 from benchmarks.training import build_textbook, build_trainer, count_operations, settings_in
+from node.config import resolve
 from node.losses import noisy_labels
+from node.shards import Shard
+from node.snapshots import schema, to_block
+from node.trainer import Trainer
+from transport.wire import Expected, Snapshot, decode, encode
 
 
 @pytest.mark.system
@@ -174,3 +181,19 @@ def test_two_formats_are_equal_only_where_the_whole_interval_lies_within_the_lim
     assert (more["seeds"], more["probed"]) == (4, 3)
     assert more["probe_points"] == found["probe_points"]
     assert more["kid_percent"]["mean"] == pytest.approx(10)
+
+
+def test_a_payload_in_bfloat16_is_rounded_as_the_wire_rounds() -> None:
+    """Weights and statistics; the publisher's own stay as they are."""
+    settings = resolve("test", {"image": {"size": 8, "channels": 1}, "training": {"batch_size": 4}})
+    trainer = Trainer(settings, "light", 1, Shard(np.zeros((4, 8, 8, 1), np.uint8)))
+    before = {name: tensor.clone() for name, tensor in trainer.discriminator.state_dict().items()}
+    made = schema("light", settings.architecture["light"], 8, 1)
+    sent = Snapshot("run", 1, made.arch_id, 1, 1, 0, False, (to_block(before),))  # noqa: FBT003 - done
+    arrived = decode(encode(sent, made, "bfloat16"), Expected("run", 1, made, dtype="bfloat16")).blocks[0]
+    copy = deepcopy(trainer.discriminator)
+    publish(trainer, copy, "bfloat16")
+    for name, tensor in copy.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), arrived[name])
+    assert not torch.equal(copy.last.weight, trainer.discriminator.last.weight)
+    assert all(torch.equal(t, before[n]) for n, t in trainer.discriminator.state_dict().items())
