@@ -248,7 +248,7 @@ def study(name: str, *headings: str) -> str:
     if not path.exists():
         return f"Not measured yet: `make study STUDY={name} DATA=path/to/mnist`."
     title, *variants = path.read_text(encoding="utf-8").split("\n## ")
-    variants = [each for each in variants if "\n### " in each]
+    variants = [each for each in variants if "\n### Generated" in each]  # one of whose cells has ended
     parts = [title.split("\n", 1)[1].strip()]
     for variant in variants:
         named, *sections = variant.split("\n### ")
