@@ -20,6 +20,7 @@ from harness import NodeProcess, free_ports, started, wait_until, write_run
 from node.check import examine
 from node.checkpoint import list_checkpoints, load_newest
 from node.config import Architecture
+from node.hardware import prepare_processor
 from node.inputs import read_settings, with_image_shape
 from node.shards import Shard, load_shard, save_shard
 from node.snapshots import schema
@@ -203,7 +204,8 @@ def test_lockstep_runs_with_one_seed_end_in_equal_files_even_after_kill_9(
 
 
 def in_one_process(peers: Path, node_ids: tuple[int, int], block_cycles: int) -> dict[int, Trainer]:
-    """What two nodes do in lockstep, done without sockets, processes or files."""
+    """What two nodes do in lockstep, done without sockets, processes or files; on one thread, as a node computes."""
+    prepare_processor(1)
     trainers, published = {}, {}
     for node_id in node_ids:
         view = read_peers(peers).view(node_id)
@@ -241,7 +243,10 @@ def test_a_lockstep_node_stopped_in_mid_block_resumes_to_the_same_end(tmp_path: 
             finish_all(nodes)
         files.append(final_files(tmp_path / name, (1, 2)))
     assert files[0] == files[1]
-    for node_id, trainer in in_one_process(tmp_path / "stopped" / "peers.toml", (1, 2), 25).items():
+    threads = torch.get_num_threads()
+    trainers = in_one_process(tmp_path / "stopped" / "peers.toml", (1, 2), 25)
+    torch.set_num_threads(threads)
+    for node_id, trainer in trainers.items():
         saved = load_newest(tmp_path / "stopped" / "nodes" / str(node_id)).tensors
         assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.state().items())
 
