@@ -163,7 +163,7 @@ def train(data: Data, subject: str, epochs: int, seed: int, form: str, *, probed
     kids, probes = [], []
     for epoch in range(epochs):
         with in_bfloat16():
-            for cycle in range(_IMAGES // nodes[1][0].settings.training.batch_size):
+            for cycle in range(nodes[1][0].cycles_per_epoch):
                 for i, (trainer, _) in nodes.items():
                     if cycle % trainer.settings.exchange.publish_every_cycles == 0:
                         publish(trainer, published[i], payload)

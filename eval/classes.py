@@ -70,15 +70,16 @@ class _Subject:
     test: LabelledImages
     shards: Mapping[int, LabelledImages]
 
-    def holder(self, label: int) -> str:
-        """Who has images of a class, as far as labels are here."""
+    def holders(self) -> list[str]:
+        """Who has images of each class, as far as labels are here."""
         held = {j: set(shard.labels.tolist()) for j, shard in self.shards.items()}
-        neighbors = self.run.node(self.node_id).neighbors
-        if label in held[self.node_id]:
-            return "own"
-        if any(label in held.get(j, set()) for j in neighbors):
-            return "neighbours'"
-        return "neither's" if held.keys() >= set(neighbors) else "not own"
+        own, neighbors = held[self.node_id], self.run.node(self.node_id).neighbors
+        theirs = set[int]().union(*(held.get(j, ()) for j in neighbors))
+        others = "neither's" if held.keys() >= set(neighbors) else "not own"
+        return [
+            "own" if label in own else "neighbours'" if label in theirs else others
+            for label in range(len(self.test.classes))
+        ]
 
 
 def _subject(run: RunDirectory, node_id: int) -> _Subject:
@@ -95,7 +96,7 @@ def _panel(subject: _Subject, seed: int, folder: Path) -> ClassPanel:
     probabilities_Mc = classifiers.judge(model, images)
     return ClassPanel(
         title=subject.run.path.name,
-        rows=[f"{name}, {subject.holder(label)}" for label, name in enumerate(test.classes)],
+        rows=[f"{name}, {who}" for name, who in zip(test.classes, subject.holders(), strict=True)],
         shares=confident_shares(probabilities_Mc, CONFIDENCE),
         images_cSHWC=sure_images(images, probabilities_Mc),
     )

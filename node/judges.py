@@ -103,6 +103,8 @@ def average(own: Discriminator, others: Mapping[int, Discriminator], count: int)
         Who was left out: a D of another structure cannot be averaged, and weights FAR times as far from the own ones as
         these are from 0 are no state of a training, and would end this one.
     """
+    if not others:
+        return set()
     mine = dict(own.named_parameters())
     norm = _norm(mine.values())
     gaps = []

@@ -80,7 +80,6 @@ class Trainer:
         self.cycles_per_epoch = count_cycles(settings, shard, node_id)
         self.settings = settings
         self._node_id, self._neighbor_ids = node_id, sorted(neighbor_ids)
-        self._territories = [node_id, *self._neighbor_ids] if settings.policy == "territories" else [node_id]
         self._untrained: dict[int, Discriminator] = {}
         self.device = choose_device(settings.training.device, node_id)
         self.precision = choose_precision(settings.training.precision, self.device)
@@ -111,6 +110,11 @@ class Trainer:
     def epoch(self) -> int:
         """Epoch of the latest cycle, from 1."""
         return max(self.cycle_count - 1, 0) // self.cycles_per_epoch + 1
+
+    @property
+    def _territories(self) -> list[int]:
+        """Among whose discriminators the noise is divided, the own one first."""
+        return [self._node_id, *(self._neighbor_ids if self.settings.policy == "territories" else ())]
 
     def cycle(self, read_neighbors: _Read) -> CycleRecord:
         """One turn of Algorithm 1's outer loop; the numbers are the paper's lines.
@@ -156,9 +160,8 @@ class Trainer:
     def sample_noise(self) -> Tensor:
         """Noise vectors (m, Z) from N(0, 1), lines 3 and 7; under `territories` one part of the batch from each."""
         shape = (self.settings.training.batch_size, self.generator.latent_size)
-        return divide(torch.randn(shape, generator=self.streams["noise"]), len(self._territories)).to(
-            self.device
-        )
+        drawn_mZ = torch.randn(shape, generator=self.streams["noise"])
+        return divide(drawn_mZ, len(self._territories)).to(self.device)
 
     def generate(self, z_mZ: Tensor, *, track: bool = True) -> Tensor:
         """G(z): images (m, C, H, W) in [-1, 1] that gradients flow back through."""
@@ -180,7 +183,7 @@ class Trainer:
             fake_mCHW = self.generate(z_mZ, track=False)
         # The running statistics follow real images alone: they serve the features, which are read on real images.
         real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
-        fake_logits_m = self._judge(Divided((self.discriminator,) * (len(self._territories))), fake_mCHW)
+        fake_logits_m = self._judge(Divided((self.discriminator,) * len(self._territories)), fake_mCHW)
         loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
             fake_logits_m, fake_labels_m
         )
@@ -388,8 +391,6 @@ class Trainer:
             stream.set_state(tensors[f"random.{name}"])
         self.batches.load_state(strip_prefix(tensors, "batches"))
         self.cycle_count = int(tensors["progress.cycle"])
-        if (
-            self.settings.averages
-        ):  # weights and territories stay as they were, whoever has been taken away since
+        if self.settings.averages:
+            # Weights and territories stay as they were, whoever has been taken away since.
             self._neighbor_ids = tensors["progress.neighbors"].tolist()
-            self._territories[1:] = self._neighbor_ids if len(self._territories) > 1 else []
