@@ -209,9 +209,9 @@ def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
         layer_features(trainer.discriminator, images) for images in (data.images[chosen], data.test_images)
     )
     trainer.discriminator.train()
-    products = train_products([train_layers], {"all": concatenated})["all"]
-    machines = {"all": fit(products, data.labels[chosen], {"rbf": _RBF})}
-    return errors_of(machines, [train_layers], [test_layers], len(chosen), data.test_labels)["all"]["rbf"]
+    products = train_products([train_layers], concatenated)
+    machines = fit(products, data.labels[chosen], {"rbf": _RBF})
+    return errors_of(machines, [train_layers], [test_layers], len(chosen), data.test_labels)["rbf"]
 
 
 def kid(trainer: Trainer, data: Data, seed: int) -> float:

@@ -50,10 +50,10 @@ def measure(*, full: bool) -> Iterator[Figure]:
     times: list[float] = []
     for _ in range(5 if full else 3):
         began_s = time.perf_counter()
-        found = examine([train_layers], [test_layers], labels, test_labels, fit_count, {"all": concatenated})
+        found = examine([train_layers], [test_layers], labels, test_labels, fit_count, concatenated)
         times.append(time.perf_counter() - began_s)
-    errors = {name: error for name, (_, error) in found["all"].items()}
-    rbf = found["all"]["rbf"][0]
+    errors = {name: error for name, (_, error) in found.items()}
+    rbf = found["rbf"][0]
     told = ", ".join(f"{name} {error:.2f}%" for name, error in errors.items())
     yield figure(
         "the probe of one node, both kernels, hyperparameters chosen",

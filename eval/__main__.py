@@ -310,7 +310,7 @@ def _probe_text(result: ProbeResult) -> str:
     table = [head]
     for row in result.rows:
         name = SOURCES[row.source] + (
-            f", {'all layers' if row.layers == 'all' else 'layers 1+2'}" if row.layers else ""
+            f", {'all layers' if row.layers == 'all' else 'layers 1+2 pooled'}" if row.layers else ""
         )
         errors = [f"{node.error:.2f}" for node in row.nodes]
         span = f"{row.lowest:.2f}-{row.highest:.2f}"

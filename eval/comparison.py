@@ -47,11 +47,11 @@ PAPER_ERRORS: Mapping[str, Mapping[int, float]] = {
 """Table 1 of the paper: errors in % of five nodes on MNIST, by policy and node."""
 _FEATURES: Mapping[tuple[str, str | None], str] = {
     ("discriminator", "all"): "trained D, all layers",
-    ("discriminator", "first-two"): "trained D, layers 1 and 2",
+    ("discriminator", "pooled"): "trained D, layers 1 and 2 pooled",
     ("neighborhood", "all"): "D and neighbours' D, all layers",
-    ("neighborhood", "first-two"): "D and neighbours' D, layers 1 and 2",
+    ("neighborhood", "pooled"): "D and neighbours' D, layers 1 and 2 pooled",
     ("untrained", "all"): "untrained D, all layers",
-    ("untrained", "first-two"): "untrained D, layers 1 and 2",
+    ("untrained", "pooled"): "untrained D, layers 1 and 2 pooled",
     ("pixels", None): "raw pixels",
 }
 

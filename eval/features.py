@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from eval.runs import LabelledImages, RunDirectory
 from node.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from node.samples import generate
 from topology.errors import InputError
 
 _BATCH = 500
+_POOLED_SIZE = 4
 _STATISTICS_IMAGES = (
     2000  # enough for means and variances; every layer's output of all of them is held at once
 )
@@ -62,16 +64,44 @@ def layer_features(discriminator: Discriminator, images_NHWC: NDArray[np.uint8])
 
     Batch normalisation takes the running statistics, so that an image's features depend on no other image.
     """
-    layers: list[NDArray[np.float32]] = []
+    return _by_batches(discriminator, images_NHWC, discriminator.layers)
+
+
+def pooled_features(
+    discriminator: Discriminator, images_NHWC: NDArray[np.uint8]
+) -> list[NDArray[np.float32]]:
+    """The first two layers, max-pooled to 4x4 where they are larger, [(N, n_1), (N, n_2)].
+
+    DCGAN's own probe pools its layers so (Radford, Metz, Chintala 2016, arXiv 1511.06434, section 5.1): where exactly a
+    stroke lies tells little about what is written. The layers behind see the whole image, and what D needs of it: whether
+    it is real.
+    """
+
+    def pooled(images_BCHW: Tensor) -> list[Tensor]:
+        first_two = discriminator.layers(images_BCHW)[:2]
+        return [functional.adaptive_max_pool2d(maps, min(_POOLED_SIZE, maps.shape[-1])) for maps in first_two]
+
+    return _by_batches(discriminator, images_NHWC, pooled)
+
+
+def _by_batches(
+    discriminator: Discriminator,
+    images_NHWC: NDArray[np.uint8],
+    describe: Callable[[Tensor], list[Tensor]],
+) -> list[NDArray[np.float32]]:
+    """What is told of batches (B, C, H, W) while D is in evaluation mode, each part flattened and of all images (N, n)."""
+    parts: list[NDArray[np.float32]] = []
     discriminator.eval()
     with torch.no_grad():
         for start in range(0, len(images_NHWC), _BATCH):
-            batch = discriminator.features(to_tensor(images_NHWC[start : start + _BATCH]))
-            if not layers:
-                layers = [np.empty((len(images_NHWC), part.shape[1]), np.float32) for part in batch]
-            for layer, part in zip(layers, batch, strict=True):
-                layer[start : start + _BATCH] = part.numpy()
-    return layers
+            batch = [
+                part.flatten(start_dim=1) for part in describe(to_tensor(images_NHWC[start : start + _BATCH]))
+            ]
+            if not parts:
+                parts = [np.empty((len(images_NHWC), part.shape[1]), np.float32) for part in batch]
+            for whole, part in zip(parts, batch, strict=True):
+                whole[start : start + _BATCH] = part.numpy()
+    return parts
 
 
 def pixel_features(images_NHWC: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

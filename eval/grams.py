@@ -1,10 +1,10 @@
-"""Inner products of layered features: computed once a layer, shared by every weighting, kernel and hyperparameter.
+"""Inner products of layered features: computed once, shared by every kernel and hyperparameter.
 
     N training images, T test images, L layers, n numbers of one layer
 
-A weighting joins the layers into one vector by a factor for each; the inner product of two such vectors is the sum of
-the layers' inner products by the squares of the factors. Every vector is then scaled so that the training vectors'
-mean norm is 1, which gives gamma and C the same meaning for every kind of feature.
+A weighting joins the layers into one vector by a factor for each: the inner product of two such vectors is the sum of
+the layers' inner products by these factors. Every vector is then scaled so that the training vectors' mean norm is 1,
+which gives gamma and C the same meaning for every kind of feature.
 
 Sums also join the layers of several discriminators: each is a part, weighed by itself and read one after the other, so
 that the features of one need not stay in memory with those of the next.
@@ -13,15 +13,13 @@ that the features of one need not stay in memory with those of the next.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-_Name = TypeVar("_Name")
 _ROWS = 256  # stay in the processor's cache: a kernel of 9,000 x 9,000 took 0.4 s, and 2 s by whole matrices
 
 Features = Sequence[NDArray[np.float32]]
@@ -34,7 +32,7 @@ Weighting = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Products:
-    """Inner products of the training images under one weighting, scaled.
+    """Inner products of the training images, scaled.
 
     Attributes:
         train_NN: Training images by training images.
@@ -50,10 +48,11 @@ def concatenated(squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ones(squares_NL.shape[1])
 
 
-def first_two(squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (L,) that scale layers 1 and 2 to mean norm 1 each and leave the others out."""
-    weights = np.zeros(squares_NL.shape[1])
-    weights[:2] = 1 / np.maximum(np.sqrt(squares_NL[:, :2]).mean(axis=0) ** 2, np.finfo(np.float32).tiny)
+def balanced(squares_NL: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (L,) that scale every layer to mean norm 1."""
+    weights: NDArray[np.float64] = 1 / np.maximum(
+        np.sqrt(squares_NL).mean(axis=0) ** 2, np.finfo(np.float32).tiny
+    )
     return weights
 
 
@@ -62,59 +61,46 @@ def squared_norms(features: Features) -> NDArray[np.float64]:
     return np.stack([np.einsum("ij,ij->i", layer, layer) for layer in features], axis=1).astype(np.float64)
 
 
-def train_products(train: Parts, weightings: Mapping[_Name, Weighting]) -> dict[_Name, Products]:
-    """The training images' inner products under each weighting.
+def train_products(train: Parts, weigh: Weighting) -> Products:
+    """The training images' inner products.
 
-    Numpy sees that `layer @ layer.T` is symmetric and computes half of it: 10,000 x 8049 float32 took 3.1 s on two
+    Numpy sees that `joined @ joined.T` is symmetric and computes half of it: 10,000 x 8049 float32 took 3.1 s on two
     threads where torch's MKL took 4.7 s.
 
     Args:
-        train: Features of the training images; read once.
-        weightings: By name.
+        train: Features of the training images, by at least one discriminator; read once.
+        weigh: What each layer counts.
     """
-    sums: dict[_Name, NDArray[np.float32]] = {}  # each takes the square of the images in memory
-    factors: dict[_Name, list[NDArray[np.float64]]] = {name: [] for name in weightings}
+    factors: list[NDArray[np.float64]] = []
+    sums: list[NDArray[np.float32]] = []  # one, which takes the square of the images in memory
     for features in train:
-        squares_NL = squared_norms(features)
-        for name, weigh in weightings.items():
-            sums.setdefault(name, np.zeros((len(squares_NL),) * 2, np.float32))
-            factors[name].append(weigh(squares_NL))
-        for group in _groups([factors[name][-1] for name in weightings]):
-            joined = _joined(features, group)
-            products_NN = joined @ joined.T
-            for name, total_NN in sums.items():
-                _add(total_NN, products_NN, factors[name][-1][group[0]])
-    return {name: _scaled(total_NN, factors[name]) for name, total_NN in sums.items()}
+        factors.append(weigh(squared_norms(features)))
+        joined = _joined(features, factors[-1])
+        _add(sums, joined @ joined.T)
+    return _scaled(sums[0], factors)
 
 
 def cross_products(
-    rows: Parts,
-    columns: Parts,
-    chosen_S: NDArray[np.int64],
-    factors: Mapping[_Name, Sequence[NDArray[np.float64]]],
-) -> dict[_Name, tuple[NDArray[np.float32], NDArray[np.float64]]]:
-    """Inner products of images by some of the other images, and the rows' squared norms, under each weighting.
+    rows: Parts, columns: Parts, chosen_S: NDArray[np.int64], factors: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Inner products of images by some of the other images, and the rows' squared norms.
 
     Args:
         rows: Features of the T rows; read once.
         columns: Features of the other images; read once.
         chosen_S: Which of these are columns.
-        factors: By name, those of the weighting's `Products`.
+        factors: Those of `Products`.
 
     Returns:
-        (T, S) and (T,) by name.
+        (T, S) and (T,).
     """
-    found: dict[_Name, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
-    for index, (features, others) in enumerate(zip(rows, columns, strict=True)):
-        chosen, squares_TL = [layer[chosen_S] for layer in others], squared_norms(features)
-        for name, factors_L in factors.items():
-            empty = np.zeros((len(squares_TL), len(chosen_S)), np.float32), np.zeros(len(squares_TL))
-            found.setdefault(name, empty)[1][...] += squares_TL @ factors_L[index]
-        for group in _groups([factors_L[index] for factors_L in factors.values()]):
-            products_TS = _joined(features, group) @ _joined(chosen, group).T
-            for name, (total_TS, _) in found.items():
-                _add(total_TS, products_TS, factors[name][index][group[0]])
-    return found
+    products: list[NDArray[np.float32]] = []
+    squares: list[NDArray[np.float64]] = []
+    for features, others, factors_L in zip(rows, columns, factors, strict=True):
+        chosen = _joined([layer[chosen_S] for layer in others], factors_L)
+        _add(products, _joined(features, factors_L) @ chosen.T)
+        squares.append(squared_norms(features) @ factors_L)
+    return products[0], np.sum(squares, axis=0)
 
 
 def kernel(
@@ -153,27 +139,22 @@ def kernel(
     return matrix
 
 
-def _groups(factors: Sequence[NDArray[np.float64]]) -> list[list[int]]:
-    """Layers that count the same under every weighting, those that count nowhere left out: one product serves them all."""
-    groups: dict[tuple[float, ...], list[int]] = {}
-    for index, counts in enumerate(zip(*(factors_L.tolist() for factors_L in factors), strict=True)):
-        if any(counts):
-            groups.setdefault(counts, []).append(index)
-    return list(groups.values())
+def _joined(features: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Vectors (N, n_1 + … + n_L) whose inner products are the layers' by their factors."""
+    roots = np.sqrt(factors_L).astype(np.float32)
+    return np.concatenate([layer * root for layer, root in zip(features, roots, strict=True)], axis=1)
 
 
-def _joined(features: Features, group: Sequence[int]) -> NDArray[np.float32]:
-    return features[group[0]] if len(group) == 1 else np.concatenate([features[i] for i in group], axis=1)
-
-
-def _add(total: NDArray[np.float32], products: NDArray[np.float32], factor: float) -> None:
-    if factor == 0:
+def _add(sums: list[NDArray[np.float32]], products: NDArray[np.float32]) -> None:
+    """Into the one matrix of `sums`, which is the first that comes."""
+    if not sums:
+        sums.append(products)
         return
 
     def add(part: slice) -> None:
-        total[part] += products[part] * np.float32(factor)
+        sums[0][part] += products[part]
 
-    _by_rows(len(total), add)
+    _by_rows(len(products), add)
 
 
 def _by_rows(count: int, work: Callable[[slice], None]) -> None:

@@ -30,21 +30,23 @@ from eval.features import (
     check_images_fit,
     layer_features,
     pixel_features,
+    pooled_features,
     trained_discriminator,
     untrained_discriminator,
 )
-from eval.grams import Parts, Weighting, concatenated, first_two
+from eval.grams import Parts, Weighting, balanced, concatenated
 from eval.results import Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
 from eval.runs import LabelledImages, RunDirectory
 from eval.svm import PARTS, Labels, examine, split
 from node.checkpoint import Checkpoint
+from node.models import Discriminator
 from topology.errors import InputError
 
-_WEIGHTINGS: Mapping[Source, Mapping[Layers | None, Weighting]] = {
-    "discriminator": {"all": concatenated, "first-two": first_two},
-    "untrained": {"all": concatenated, "first-two": first_two},
-    "pixels": {None: concatenated},
-    "neighborhood": {"all": concatenated, "first-two": first_two},
+_LAYERS: Mapping[
+    Layers, tuple[Callable[[Discriminator, NDArray[np.uint8]], list[NDArray[np.float32]]], Weighting]
+] = {
+    "all": (layer_features, concatenated),
+    "pooled": (pooled_features, balanced),
 }
 SOURCES: Mapping[Source, str] = {
     "discriminator": "trained D",
@@ -150,14 +152,12 @@ def _subject(
 def _probe_node(
     run: RunDirectory, subject: Subject, source: Source, test: LabelledImages, seed: int
 ) -> Iterator[tuple[Layers | None, Mapping[Kernel, ProbeNode]]]:
-    """One node's errors from one source, for each weighting of the layers and each kernel."""
-    by = _descriptions(run, subject, source, seed)
-    train, test_features = (_features(by, images) for images in (subject.images, test.images))
-    weightings = _WEIGHTINGS[source]
-    found = examine(train, test_features, subject.labels, test.labels, subject.fit_count, weightings)
-    widths = [[layer.shape[1] for layer in part] for part in _features(by, subject.images[:1])]
+    """One node's errors from one source, for each choice of layers and each kernel."""
     trained = _trained(subject, source)
-    for layers, by_kernel in found.items():
+    for layers, by, weigh in _descriptions(run, subject, source, seed):
+        train, test_features = (_features(by, images) for images in (subject.images, test.images))
+        found = examine(train, test_features, subject.labels, test.labels, subject.fit_count, weigh)
+        count = sum(layer.shape[1] for part in _features(by, subject.images[:1]) for layer in part)
         yield (
             layers,
             {
@@ -169,7 +169,7 @@ def _probe_node(
                     training_images=len(subject.labels),
                     held_out_images=len(subject.labels) - subject.fit_count,
                     held_out_error=round(choice.held_out_error, 4),
-                    features=sum(sum(part[: 2 if layers == "first-two" else None]) for part in widths),
+                    features=count,
                     kernel=name,
                     c=choice.c,
                     gamma=choice.gamma,
@@ -177,7 +177,7 @@ def _probe_node(
                     cycle=trained[0].meta.cycle if trained else None,
                     neighbor_checkpoints=tuple(run.below(other.path) for other in trained[1:]),
                 )
-                for name, (choice, error) in by_kernel.items()
+                for name, (choice, error) in found.items()
             },
         )
 
@@ -187,14 +187,18 @@ def _trained(subject: Subject, source: Source) -> tuple[Checkpoint, ...]:
     return {"discriminator": subject.checkpoints[:1], "neighborhood": subject.checkpoints}.get(source, ())
 
 
-def _descriptions(run: RunDirectory, subject: Subject, source: Source, seed: int) -> list[Description]:
-    """What describes a node's images: a function for each discriminator."""
+def _descriptions(
+    run: RunDirectory, subject: Subject, source: Source, seed: int
+) -> Iterator[tuple[Layers | None, list[Description], Weighting]]:
+    """What describes a node's images, a function for each discriminator, and what each layer of it counts."""
     if source == "pixels":
-        return [pixel_features]
+        yield None, [pixel_features], concatenated
+        return
     discriminators = [trained_discriminator(run, checkpoint) for checkpoint in _trained(subject, source)] or [
         untrained_discriminator(run, subject.node_id, subject.images, seed)
     ]
-    return [partial(layer_features, discriminator) for discriminator in discriminators]
+    for layers, (describe, weigh) in _LAYERS.items():
+        yield layers, [partial(describe, discriminator) for discriminator in discriminators], weigh
 
 
 def _features(by: Sequence[Description], images: NDArray[np.uint8]) -> Parts:

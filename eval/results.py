@@ -19,7 +19,7 @@ from topology.errors import InputError
 PROBE_FILE, QUALITY_FILE = "probe.json", "quality.json"
 
 Source = Literal["discriminator", "untrained", "pixels", "neighborhood"]
-Layers = Literal["all", "first-two"]
+Layers = Literal["all", "pooled"]
 Kernel = Literal["linear", "rbf"]
 
 _Result = TypeVar("_Result")
@@ -71,8 +71,8 @@ class ProbeRow:
             node's rule of initialisation and given the batch normalisation statistics of the node's images, and
             `pixels`. `neighborhood`, a variant that the paper lacks: the node's own trained D together with the
             newest of its direct neighbours.
-        layers: `all`: the outputs of every layer of every D, concatenated as in the paper; `first-two`: those of
-            layers 1 and 2, each scaled to mean norm 1; None for pixels.
+        layers: `all`: the outputs of every layer of every D, concatenated as in the paper; `pooled`: those of
+            layers 1 and 2, max-pooled to 4x4, each scaled to mean norm 1; None for pixels.
         kernel: `linear`, `rbf`, or `chosen`: for each node the one with fewer errors on its held-out images.
         headline: The row to set beside Table 1: trained, all layers, kernel chosen.
         mean: Mean error over the nodes, in percent.

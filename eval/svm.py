@@ -1,7 +1,7 @@
 """Multiclass SVMs on layered features: hyperparameters chosen on held-out training images, errors on test images.
 
 The hyperparameters are chosen on a held-out tenth of the training images; the SVMs then learn from all of these, and are
-judged once on the test images. Every kernel, cost and weighting goes by the same inner products (`eval/grams.py`).
+judged once on the test images. Every kernel and cost goes by the same inner products (`eval/grams.py`).
 
     N training images, F of them to fit while choosing, H held out, T test images, S support vectors
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ GRID: tuple[tuple[Kernel, float | None, tuple[float, ...]], ...] = (
 """What is tried: kernel, gamma on vectors of mean norm 1, and values of C."""
 
 Labels = NDArray[np.int64]
-_Name = TypeVar("_Name", bound=str | None)
 PARTS = 10
 """One of so many parts of the images is held out."""
 _PREDICTED_AT_ONCE = 1000
@@ -71,14 +70,9 @@ def split(labels: Labels, generator: np.random.Generator) -> tuple[NDArray[np.in
 
 
 def examine(
-    train: Parts,
-    test: Parts,
-    labels: Labels,
-    test_labels: Labels,
-    fit_count: int,
-    weightings: Mapping[_Name, Weighting],
-) -> dict[_Name, dict[Kernel, tuple[Choice, float]]]:
-    """For each weighting and kernel the hyperparameters that were chosen, and the error on the test images in percent.
+    train: Parts, test: Parts, labels: Labels, test_labels: Labels, fit_count: int, weigh: Weighting
+) -> dict[Kernel, tuple[Choice, float]]:
+    """For each kernel the hyperparameters that were chosen, and the error on the test images in percent.
 
     Args:
         train: Features of the training images, those to fit first, by each discriminator.
@@ -86,19 +80,12 @@ def examine(
         labels: (N,).
         test_labels: (T,).
         fit_count: F.
-        weightings: What each layer counts.
+        weigh: What each layer counts.
     """
-    by_layers = train_products(train, weightings)
-    choices, machines = {}, {}
-    for layers in list(by_layers):
-        products = by_layers.pop(layers)  # each takes the square of the training images in memory
-        choices[layers] = choose(products.train_NN, labels, fit_count)
-        machines[layers] = fit(products, labels, choices[layers])
-    errors = errors_of(machines, train, test, len(labels), test_labels)
-    return {
-        layers: {name: (choice, errors[layers][name]) for name, choice in by_kernel.items()}
-        for layers, by_kernel in choices.items()
-    }
+    products = train_products(train, weigh)
+    choices = choose(products.train_NN, labels, fit_count)
+    errors = errors_of(fit(products, labels, choices), train, test, len(labels), test_labels)
+    return {name: (choice, errors[name]) for name, choice in choices.items()}
 
 
 def choose(train_NN: NDArray[np.float32], labels: Labels, fit_count: int) -> dict[Kernel, Choice]:
@@ -138,12 +125,12 @@ def _ranks(labels: Labels) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Machines:
-    """The SVMs of one weighting, fitted on all training images.
+    """The SVMs, fitted on all training images.
 
     Attributes:
         svms: By kernel, with the kernel's width.
         squares_N: Squared norms of the training images.
-        factors: Of the weighting's `Products`.
+        factors: Of their `Products`.
     """
 
     svms: Mapping[Kernel, tuple[Any, float | None]]
@@ -166,37 +153,32 @@ def fit(products: Products, labels: Labels, choices: Mapping[Kernel, Choice]) ->
 
 
 def errors_of(
-    machines: Mapping[_Name, Machines], train: Parts, test: Parts, count: int, test_labels: Labels
-) -> dict[_Name, dict[Kernel, float]]:
+    machines: Machines, train: Parts, test: Parts, count: int, test_labels: Labels
+) -> dict[Kernel, float]:
     """Wrong test images in percent.
 
-    A test image is compared with support vectors alone, the others do not count; those of all weightings and kernels
-    share their inner products.
+    A test image is compared with support vectors alone, the others do not count; both kernels share the inner products.
 
     Args:
-        machines: Under each weighting.
+        machines: What was fitted.
         train: Features of the N training images, by each discriminator.
         test: Features of the test images, by each discriminator.
         count: N.
         test_labels: (T,).
     """
-    supports = [svm.support_ for each in machines.values() for svm, _ in each.svms.values()]
-    used = np.unique(np.concatenate(supports))
-    factors = {layers: each.factors for layers, each in machines.items()}
-    compared = cross_products(test, train, used, factors)
+    used = np.unique(np.concatenate([svm.support_ for svm, _ in machines.svms.values()]))
+    test_TS, test_T = cross_products(test, train, used, machines.factors)
     # libsvm wants a column for every training image, and reads those of support vectors.
     padded = np.zeros((min(_PREDICTED_AT_ONCE, len(test_labels)), count))
-    wrong: dict[_Name, dict[Kernel, float]] = {layers: {} for layers in machines}
-    for layers, each in machines.items():
-        test_TS, test_T = compared[layers]
-        for name, (svm, gamma) in each.svms.items():
-            guessed: list[Labels] = []
-            for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
-                rows = slice(start, start + _PREDICTED_AT_ONCE)
-                columns = kernel(test_TS[rows], test_T[rows], each.squares_N[used], gamma)
-                padded[: len(columns), used] = columns
-                guessed.append(svm.predict(padded[: len(columns)]))
-            wrong[layers][name] = percent_wrong(np.concatenate(guessed), test_labels)
+    wrong: dict[Kernel, float] = {}
+    for name, (svm, gamma) in machines.svms.items():
+        guessed: list[Labels] = []
+        for start in range(0, len(test_labels), _PREDICTED_AT_ONCE):
+            rows = slice(start, start + _PREDICTED_AT_ONCE)
+            columns = kernel(test_TS[rows], test_T[rows], machines.squares_N[used], gamma)
+            padded[: len(columns), used] = columns
+            guessed.append(svm.predict(padded[: len(columns)]))
+        wrong[name] = percent_wrong(np.concatenate(guessed), test_labels)
     return wrong
 
 

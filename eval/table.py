@@ -49,7 +49,7 @@ class ErrorRow:
     Attributes:
         arm: Name; None for the floors, which all arms share.
         source: What was described by, as in the probe: `discriminator`, `untrained`, `pixels`.
-        layers: `all` or `first-two`; None for pixels.
+        layers: `all` or `pooled`; None for pixels.
         kernel: `linear`, `rbf` or `chosen`.
         nodes: Each node's mean over seeds.
         overall: Over seeds and nodes.

@@ -88,13 +88,10 @@ class Discriminator(nn.Module):
 
     def forward(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
         """Logits (B,) of images in [-1, 1]; `track` moves the running statistics of batch normalisation."""
-        return self._layers(images_BCHW, track=track)[-1].flatten()
+        return self.layers(images_BCHW, track=track)[-1].flatten()
 
-    def features(self, images_BCHW: Tensor) -> list[Tensor]:
-        """The flattened output of every layer, [(B, n_1), …, (B, 1)]; the last one is the logit (P12)."""
-        return [output.flatten(start_dim=1) for output in self._layers(images_BCHW, track=False)]
-
-    def _layers(self, images_BCHW: Tensor, *, track: bool) -> list[Tensor]:
+    def layers(self, images_BCHW: Tensor, *, track: bool = False) -> list[Tensor]:
+        """The output of every layer, [(B, c_1, h_1, w_1), …, (B, 1, 1, 1)]; the last one is the logit (P12)."""
         outputs: list[Tensor] = []
         x = images_BCHW
         for layer, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):

@@ -18,6 +18,7 @@ from eval.features import (
     generated_images,
     layer_features,
     pixel_features,
+    pooled_features,
     to_tensor,
     trained_discriminator,
     trained_generator,
@@ -46,6 +47,22 @@ def test_the_papers_discriminator_gives_8049_features() -> None:
     layers = layer_features(Discriminator(Architecture(), 20, 1), _images(3, size=20))
     assert [layer.shape for layer in layers] == [(3, 6400), (3, 1600), (3, 48), (3, 1)]
     assert sum(layer.shape[1] for layer in layers) == 8049
+
+
+def test_pooled_features_are_the_largest_of_each_part_of_the_first_two_layers() -> None:
+    """A grid of 4x4, of the same forward pass as all layers: what is 8x8 loses three of four numbers, 2x2 nothing."""
+    discriminator, images = Discriminator(Architecture(), 16, 1), _images(3, size=16)
+    first, second, *_ = layer_features(discriminator, images)
+    pooled, same = pooled_features(discriminator, images)
+    np.testing.assert_array_equal(same, second)
+    np.testing.assert_array_equal(pooled, first.reshape(3, 64, 4, 2, 4, 2).max(axis=(3, 5)).reshape(3, -1))
+    assert [
+        layer.shape for layer in pooled_features(Discriminator(Architecture(), 20, 1), _images(3, 20))
+    ] == [(3, 1024)] * 2
+    assert [layer.shape for layer in pooled_features(Discriminator(Architecture(), 8, 1), _images(3, 8))] == [
+        (3, 1024),
+        (3, 48),
+    ]
 
 
 def test_an_images_features_depend_on_no_other_image(run: RunDirectory) -> None:

@@ -13,10 +13,10 @@ import torch
 from sklearn.svm import SVC
 
 from eval.features import layer_features
-from eval.grams import Features, concatenated, cross_products, first_two, kernel, train_products
+from eval.grams import Features, balanced, concatenated, cross_products, kernel, train_products
 from eval.probe import binomial_error, probe
 from eval.runs import RunDirectory, read_run
-from eval.svm import Choice, choose, errors_of, examine, fit, split
+from eval.svm import Choice, choose, errors_of, fit, split
 from node import checkpoint
 from node.checkpoint import add_prefix
 from node.models import Discriminator, initialise
@@ -36,24 +36,23 @@ def _layers(count: int, seed: int) -> list[np.ndarray[tuple[int, int], np.dtype[
 def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
     """Every weighting comes from the same products."""
     train, test = _layers(30, 0), _layers(12, 1)
-    found = train_products([train], {"all": concatenated})["all"]
+    found = train_products([train], concatenated)
     joined, other = np.hstack(train), np.hstack(test)
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
     chosen = np.array([0, 3, 29])
-    products, squares = cross_products([test], [train], chosen, {1: found.factors})[1]
+    products, squares = cross_products([test], [train], chosen, found.factors)
     np.testing.assert_allclose(products, other @ joined[chosen].T / scale**2, atol=1e-5)
     np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
     assert np.sqrt(np.diagonal(found.train_NN)).mean() == pytest.approx(1, rel=1e-5)
 
 
-def test_the_first_two_layers_count_the_same() -> None:
-    """Each is scaled to mean norm 1 before they are joined; the last layer is left out."""
+def test_balanced_layers_count_the_same() -> None:
+    """Each is scaled to mean norm 1 before they are joined."""
     train = _layers(30, 0)
     train[0] *= 50
-    found = train_products([train], {"first-two": first_two})["first-two"]
-    parts = [layer / np.linalg.norm(layer, axis=1).mean() for layer in train[:2]]
-    joined = np.hstack(parts)
+    found = train_products([train], balanced)
+    joined = np.hstack([layer / np.linalg.norm(layer, axis=1).mean() for layer in train])
     joined /= np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T, atol=1e-5)
 
@@ -75,27 +74,27 @@ def _neighborhood() -> tuple[list[Features], list[Features]]:
 def test_the_grams_of_discriminators_add_up_to_that_of_all_their_layers() -> None:
     """One discriminator after the other, whatever their architectures, gives what concatenation gives."""
     train, test = _neighborhood()
-    found = train_products(iter(train), {"all": concatenated})["all"]
+    found = train_products(iter(train), concatenated)
     joined, other = (np.hstack([layer for part in parts for layer in part]) for parts in (train, test))
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    products, squares = cross_products(iter(test), iter(train), np.arange(30), {1: found.factors})[1]
+    products, squares = cross_products(iter(test), iter(train), np.arange(30), found.factors)
     np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
     np.testing.assert_allclose(squares, (np.linalg.norm(other, axis=1) / scale) ** 2, rtol=1e-5)
 
 
-def test_the_first_two_layers_of_every_discriminator_count_the_same() -> None:
+def test_balanced_layers_of_every_discriminator_count_the_same() -> None:
     """A neighbour whose numbers are larger does not drown the others."""
     train, test = _neighborhood()
-    found = train_products(train, {"all": concatenated, "first-two": first_two})["first-two"]
-    norms = [np.linalg.norm(layer, axis=1).mean() for part in train for layer in part[:2]]
-    layers = [[layer for part in parts for layer in part[:2]] for parts in (train, test)]
+    found = train_products(train, balanced)
+    norms = [np.linalg.norm(layer, axis=1).mean() for part in train for layer in part]
+    layers = [[layer for part in parts for layer in part] for parts in (train, test)]
     joined, other = (
         np.hstack([layer / norm for layer, norm in zip(each, norms, strict=True)]) for each in layers
     )
     scale = np.linalg.norm(joined, axis=1).mean()
     np.testing.assert_allclose(found.train_NN, joined @ joined.T / scale**2, atol=1e-5)
-    products, _ = cross_products(test, train, np.arange(30), {1: found.factors})[1]
+    products, _ = cross_products(test, train, np.arange(30), found.factors)
     np.testing.assert_allclose(products, other @ joined.T / scale**2, atol=1e-5)
 
 
@@ -118,32 +117,22 @@ def test_a_precomputed_kernel_gives_the_same_svm(gamma: float | None) -> None:
     train, test = _layers(90, 0)[:1], _layers(60, 1)[:1]
     labels = np.asarray((train[0][:, 0] > 0).astype(np.int64) + (train[0][:, 1] > 0))
     truth = np.asarray((test[0][:, 0] > 0).astype(np.int64) + (test[0][:, 1] > 0))
-    products = train_products([train], {"all": concatenated})["all"]
+    products = train_products([train], concatenated)
     scale = np.linalg.norm(train[0], axis=1).mean()
     plain = SVC(kernel="linear" if gamma is None else "rbf", C=3, gamma=gamma or "scale")
     expected = 100 * (plain.fit(train[0] / scale, labels).predict(test[0] / scale) != truth).mean()
     name = "linear" if gamma is None else "rbf"
     choice = Choice(name, gamma, 3, 0)  # type: ignore[arg-type]  # one of two names
-    machines = {None: fit(products, labels, {choice.kernel: choice})}
+    machines = fit(products, labels, {choice.kernel: choice})
     found = errors_of(machines, [train], [test], len(labels), truth)
-    assert found == {None: {name: pytest.approx(expected, abs=1e-9)}}
-
-
-def test_weightings_side_by_side_find_what_each_finds_alone() -> None:
-    """They share products and support vectors, and nothing that could change a figure."""
-    train, test = _neighborhood()
-    labels, truth = (np.random.default_rng(seed).integers(0, 2, count) for seed, count in ((0, 30), (1, 12)))
-    weightings = {"all": concatenated, "first-two": first_two}
-    both = examine(train, test, labels, truth, 27, weightings)
-    for name, weigh in weightings.items():
-        assert examine(train, test, labels, truth, 27, {name: weigh}) == {name: both[name]}
+    assert found == {name: pytest.approx(expected, abs=1e-9)}
 
 
 def test_of_many_images_hyperparameters_are_chosen_by_some_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third of each class, of the rarest too, and always all held-out ones."""
     train, labels = _layers(100, 0), np.random.default_rng(0).integers(0, 2, 100)
     labels[:90] = np.repeat([0, 1, 2], [2, 43, 45])
-    products = train_products([train], {"all": concatenated})["all"].train_NN
+    products = train_products([train], concatenated).train_NN
     some = np.r_[0, 2:45:3, 45:90:3, 90:100]
     expected = choose(products[np.ix_(some, some)], labels[some], len(some) - 10)
     assert expected != choose(products, labels, 90)
@@ -179,7 +168,7 @@ def test_the_choice_is_made_on_the_held_out_images() -> None:
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
     order, fit_count = split(np.repeat([0, 1], 100), generator)
     points, labels = points[order], np.repeat([0, 1], 100)[order]
-    products = train_products([[points]], {"all": concatenated})["all"]
+    products = train_products([[points]], concatenated)
     found = choose(products.train_NN, labels, fit_count)
     assert found["rbf"].held_out_error == 0
     assert found["linear"].held_out_error > 20
@@ -268,8 +257,8 @@ def test_neighbours_tell_apart_what_a_node_cannot(make_toy_run: MakeRun, tmp_pat
     result = probe(run, [2], 0, floors=False, neighborhood=True, tell=told.append)
     assert told == ["toy: node 2, trained D", "toy: node 2, D and neighbours' D"]
     rows = {(row.source, row.layers): row for row in result.rows if row.kernel == "chosen"}
-    assert set(rows) == {(s, n) for s in ("discriminator", "neighborhood") for n in ("all", "first-two")}
-    for layers in ("all", "first-two"):
+    assert set(rows) == {(s, n) for s in ("discriminator", "neighborhood") for n in ("all", "pooled")}
+    for layers in ("all", "pooled"):
         assert rows["discriminator", layers].mean > 50
         assert rows["neighborhood", layers].mean < 10
     assert [row for row in result.rows if row.headline] == [rows["discriminator", "all"]]

@@ -50,7 +50,7 @@ CYCLES, EVERY = 400, 10
 CLASSES = tuple("0123456789")
 FEATURES: tuple[tuple[Source, Layers | None], ...] = (
     ("discriminator", "all"),
-    ("discriminator", "first-two"),
+    ("discriminator", "pooled"),
     ("untrained", "all"),
     ("pixels", None),
 )

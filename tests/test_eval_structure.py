@@ -36,8 +36,8 @@ def test_shapes_and_parameters_are_those_of_the_modules(
     architecture = Architecture(first_batchnorm=first_batchnorm)
     structure = describe("any", architecture, size, channels)
     d, g = Discriminator(architecture, size, channels).eval(), Generator(architecture, size, channels)
-    features = d.features(torch.zeros(1, channels, size, size))
-    assert [layer.values for layer in structure.discriminator] == [f.shape[1] for f in features]
+    outputs = d.layers(torch.zeros(1, channels, size, size))
+    assert [layer.values for layer in structure.discriminator] == [output.numel() for output in outputs]
     assert structure.generator[-1].shape == (channels, size, size)
     for layers, module in ((structure.discriminator, d), (structure.generator, g)):
         assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in module.parameters())

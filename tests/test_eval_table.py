@@ -62,7 +62,7 @@ def make_cell(arm: str, variant: str, seed: int, *, floors: bool) -> dict[str, A
     level = {node: LEVELS[arm] + 0.2 * seed + 0.01 * node + 0.02 * rng.normal() for node in NODES}
     kinds: list[tuple[Source, Layers | None, Mapping[int, float]]] = [
         ("discriminator", "all", level),
-        ("discriminator", "first-two", {node: error - 0.1 for node, error in level.items()}),
+        ("discriminator", "pooled", {node: error - 0.1 for node, error in level.items()}),
     ]
     if floors:
         kinds += [

@@ -25,9 +25,9 @@ def test_every_size_from_8_to_64_has_a_generator_and_a_discriminator(channels: i
 
 
 def test_the_paper_architecture_has_8049_features_at_20x20() -> None:
-    """6400 + 1600 + 48 + 1, flattened in every layer (P12)."""
-    features = Discriminator(Architecture(), 20, 1).features(torch.zeros(3, 1, 20, 20))
-    assert [layer.shape for layer in features] == [(3, 6400), (3, 1600), (3, 48), (3, 1)]
+    """6400 + 1600 + 48 + 1 (P12)."""
+    layers = Discriminator(Architecture(), 20, 1).layers(torch.zeros(3, 1, 20, 20))
+    assert [layer.shape for layer in layers] == [(3, 64, 10, 10), (3, 64, 5, 5), (3, 12, 2, 2), (3, 1, 1, 1)]
 
 
 def test_the_paper_generator_has_three_fractionally_strided_convolutions() -> None:
