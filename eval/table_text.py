@@ -27,6 +27,7 @@ _SCORES = {
 _FIGURES = {
     "linear": ("error, linear, points", 2),
     "rbf": ("error, RBF, points", 2),
+    "pooled": ("error, RBF, pooled, points", 2),
     "kid": ("KID, % of theirs", 1),
     "own_covered": ("own classes covered", 2),
     "neighbors_covered": ("neighbours' classes covered", 2),

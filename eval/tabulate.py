@@ -37,7 +37,7 @@ SCORES = ("kid", "fid", "classes_covered", "coverage", "precision", "recall")
 ORIGINS = ("own_covered", "neighbors_covered", "unseen_covered")
 """Scores of variants in which some node lacks a class."""
 _FLOORS = ("untrained", "pixels")
-_TRAINED = ("discriminator", "all")
+_TRAINED, _POOLED = ("discriminator", "all"), ("discriminator", "pooled")
 
 _Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 
@@ -203,6 +203,7 @@ def _comparisons(
     by_figure: dict[str, Callable[[Sequence[Cell]], Figures]] = {
         "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
         "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
+        "pooled": lambda cells: _errors(cells, (*_POOLED, "rbf")),
         "kid": lambda cells: _scores(cells, "kid"),
     }
     if _is_skewed(ours[1]):

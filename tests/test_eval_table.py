@@ -182,8 +182,10 @@ def test_figures_name_their_seeds_and_nodes(study: Path) -> None:
 def test_comparisons_are_paired(study: Path) -> None:
     """The seeds' own 0.2 falls out of the difference, and KID is told in percent."""
     (variant,) = table_of(study).variants
-    first, _, kid = variant.comparisons[:3]
-    assert (first.ours, first.theirs, first.figure, kid.figure) == ("info-gain", "uniform", "linear", "kid")
+    first, rbf, pooled, kid = variant.comparisons[:4]
+    assert {(each.ours, each.theirs) for each in (first, rbf, pooled, kid)} == {("info-gain", "uniform")}
+    assert [each.figure for each in (first, rbf, pooled, kid)] == ["linear", "rbf", "pooled", "kid"]
+    assert pooled.ours_mean == pytest.approx(rbf.ours_mean - 0.1)
     assert first.change is not None
     assert first.change.student is not None
     assert first.change.value == pytest.approx(-0.2, abs=0.03)
