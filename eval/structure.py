@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -66,12 +66,20 @@ def describe(name: str, architecture: Architecture, size: int, channels: int) ->
         discriminator = Discriminator(architecture, size, channels)
         generator = Generator(architecture, size, channels)
     leaky = f"LeakyReLU {architecture.slope:g}"
+    layers = _layers(discriminator, size, hidden=leaky, last="logit")
+    if discriminator.moments is not None:
+        logit = replace(
+            layers[-1],
+            then="logit, with the image's mean and mean square",
+            parameters=layers[-1].parameters + discriminator.moments.numel(),
+        )
+        layers = (*layers[:-1], logit)
     return Structure(
         name,
         architecture,
         size,
         channels,
-        discriminator=_layers(discriminator, size, hidden=leaky, last="logit"),
+        discriminator=layers,
         generator=_layers(generator, 1, hidden="ReLU", last="tanh"),
     )
 

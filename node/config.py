@@ -85,6 +85,9 @@ class Architecture(Section):
     first_batchnorm: bool = True
     """Batch normalisation after D's first convolution too (section 4), which DCGAN leaves out. As no batch mixes real and
     generated images, it hides brightness and contrast from D."""
+    image_moments: bool = False
+    """Whether D's logit also weighs the mean and the mean square of the image's values, channel by channel: what that hides.
+    Without, little keeps the background of generated images black."""
 
     @model_validator(mode="after")
     def _widths_are_positive(self) -> Self:

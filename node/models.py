@@ -85,6 +85,8 @@ class Discriminator(nn.Module):
             self.norms.append(BatchNorm(width) if normalised else nn.Identity())
             before = width
         self.last = nn.Conv2d(before, 1, maps[-1])
+        # What a mean and a mean square count in the logit, by channel: nothing at first.
+        self.moments = nn.Parameter(torch.zeros(2, channels)) if architecture.image_moments else None
 
     def forward(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
         """Logits (B,) of images in [-1, 1]; `track` moves the running statistics of batch normalisation."""
@@ -102,8 +104,17 @@ class Discriminator(nn.Module):
             outputs.append(x)
         # Logits in float32 whatever the layers before: they reach 10 and more, where bfloat16 counts in sixteenths.
         with torch.autocast(x.device.type, enabled=False):
-            outputs.append(self.last(x.float()))
+            logit = self.last(x.float())
+            if self.moments is not None:
+                logit = logit + _weigh_moments(images_BCHW.float(), self.moments)
+            outputs.append(logit)
         return outputs
+
+
+def _weigh_moments(images_BCHW: Tensor, weights_2C: Tensor) -> Tensor:
+    """(B, 1, 1, 1): each image's mean and mean square by channel, times their weights."""
+    moments_B2C = torch.stack([images_BCHW.mean(dim=(2, 3)), images_BCHW.square().mean(dim=(2, 3))], dim=1)
+    return (moments_B2C * weights_2C).sum(dim=(1, 2))[:, None, None, None]
 
 
 class Generator(nn.Module):

@@ -29,11 +29,12 @@ def test_the_papers_generator_ends_with_tanh_at_20_pixels() -> None:
 @pytest.mark.parametrize("size", [8, 20, 28, 37, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("first_batchnorm", [True, False])
+@pytest.mark.parametrize("image_moments", [True, False])
 def test_shapes_and_parameters_are_those_of_the_modules(
-    size: int, channels: int, *, first_batchnorm: bool
+    size: int, channels: int, *, first_batchnorm: bool, image_moments: bool
 ) -> None:
     """Held against a forward pass and the modules' own parameters."""
-    architecture = Architecture(first_batchnorm=first_batchnorm)
+    architecture = Architecture(first_batchnorm=first_batchnorm, image_moments=image_moments)
     structure = describe("any", architecture, size, channels)
     d, g = Discriminator(architecture, size, channels).eval(), Generator(architecture, size, channels)
     outputs = d.layers(torch.zeros(1, channels, size, size))

@@ -30,6 +30,23 @@ def test_the_paper_architecture_has_8049_features_at_20x20() -> None:
     assert [layer.shape for layer in layers] == [(3, 64, 10, 10), (3, 64, 5, 5), (3, 12, 2, 2), (3, 1, 1, 1)]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moments_tell_the_contrast_that_batch_normalisation_hides(channels: int) -> None:
+    """It takes out what a whole batch shares; their weights start at 0."""
+    images = torch.rand(6, channels, 20, 20) - 0.5
+    plain = Discriminator(Architecture(slope=0.2), 20, channels)
+    torch.testing.assert_close(plain(images), plain(images * 0.5), atol=2e-3, rtol=1e-3)
+    told = Discriminator(Architecture(slope=0.2, image_moments=True), 20, channels)
+    told.load_state_dict(plain.state_dict(), strict=False)
+    assert told.moments is not None
+    torch.testing.assert_close(told(images), plain(images))
+    with torch.no_grad():
+        told.moments.copy_(torch.arange(2.0 * channels).view(2, channels) + 1)
+    means, squares = images.mean(dim=(2, 3)), images.square().mean(dim=(2, 3))
+    expected = plain(images) + means @ told.moments[0] + squares @ told.moments[1]
+    torch.testing.assert_close(told(images), expected)
+
+
 def test_the_paper_generator_has_three_fractionally_strided_convolutions() -> None:
     """P8: 100-dimensional z to 5, 10 and 20 pixels."""
     generator = Generator(Architecture(), 20, 1)
