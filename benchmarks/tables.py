@@ -124,12 +124,11 @@ def target(found: dict[str, Any]) -> str:
 
 def equality(file: str) -> str:
     """bfloat16 against float32 in what a training ends with."""
-    if not (RESULTS / file).exists():
-        return "Not measured yet."
-    done = load(file)
-    found, settings = done["found"], done["settings"]
+    done = load(file) if (RESULTS / file).exists() else {}
+    found = done.get("found")
     if not found:
         return "Not measured yet."
+    settings = done["settings"]
     lines = ["| | float32 | bfloat16 | difference, 95% interval | limit | |", "|---|---|---|---|---|---|"]
     for name, key, unit in (("probe", "probe_points", "points"), ("kid", "kid_percent", "%")):
         gap, means = found[key], [found["means"][precision][name] for precision in ("float32", "bfloat16")]

@@ -12,10 +12,13 @@ that the features of one need not stay in memory with those of the next.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from itertools import starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +75,15 @@ def train_products(train: Parts, weigh: Weighting) -> Products:
         weigh: What each layer counts.
     """
     factors: list[NDArray[np.float64]] = []
-    sums: list[NDArray[np.float32]] = []  # one, which takes the square of the images in memory
-    for features in train:
+
+    def products(features: Features) -> NDArray[np.float32]:
         factors.append(weigh(squared_norms(features)))
         joined = _joined(features, factors[-1])
-        _add(sums, joined @ joined.T)
-    return _scaled(sums[0], factors)
+        return joined @ joined.T
+
+    return _scaled(
+        reduce(operator.iadd, map(products, train)), factors
+    )  # added up in the memory of the first
 
 
 def cross_products(
@@ -94,13 +100,15 @@ def cross_products(
     Returns:
         (T, S) and (T,).
     """
-    products: list[NDArray[np.float32]] = []
     squares: list[NDArray[np.float64]] = []
-    for features, others, factors_L in zip(rows, columns, factors, strict=True):
-        chosen = _joined([layer[chosen_S] for layer in others], factors_L)
-        _add(products, _joined(features, factors_L) @ chosen.T)
+
+    def products(features: Features, others: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
         squares.append(squared_norms(features) @ factors_L)
-    return products[0], np.sum(squares, axis=0)
+        chosen = _joined([layer[chosen_S] for layer in others], factors_L)
+        return _joined(features, factors_L) @ chosen.T
+
+    total_TS = reduce(operator.iadd, starmap(products, zip(rows, columns, factors, strict=True)))
+    return total_TS, np.sum(squares, axis=0)
 
 
 def kernel(
@@ -141,20 +149,9 @@ def kernel(
 
 def _joined(features: Features, factors_L: NDArray[np.float64]) -> NDArray[np.float32]:
     """Vectors (N, n_1 + … + n_L) whose inner products are the layers' by their factors."""
-    roots = np.sqrt(factors_L).astype(np.float32)
-    return np.concatenate([layer * root for layer, root in zip(features, roots, strict=True)], axis=1)
-
-
-def _add(sums: list[NDArray[np.float32]], products: NDArray[np.float32]) -> None:
-    """Into the one matrix of `sums`, which is the first that comes."""
-    if not sums:
-        sums.append(products)
-        return
-
-    def add(part: slice) -> None:
-        sums[0][part] += products[part]
-
-    _by_rows(len(products), add)
+    joined = np.concatenate(features, axis=1)
+    joined *= np.repeat(np.sqrt(factors_L).astype(np.float32), [layer.shape[1] for layer in features])
+    return joined
 
 
 def _by_rows(count: int, work: Callable[[slice], None]) -> None:

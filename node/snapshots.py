@@ -22,8 +22,7 @@ _VARIANCE_FLOOR = 1e-6
 
 def arch_id(name: str, architecture: Architecture, size: int, channels: int) -> str:
     """The exact structure of a discriminator, such as `paper/20x20x1/1f0c…`; equal only where all of it is equal."""
-    discriminators = {"discriminator_widths", "slope", "first_batchnorm", "image_moments"}
-    structure = architecture.model_dump_json(include=discriminators)
+    structure = architecture.model_dump_json(exclude={"generator_widths", "latent_size"})
     return f"{name}/{size}x{size}x{channels}/{hashlib.sha256(structure.encode()).hexdigest()[:8]}"
 
 

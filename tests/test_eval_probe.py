@@ -34,7 +34,7 @@ def _layers(count: int, seed: int) -> list[np.ndarray[tuple[int, int], np.dtype[
 
 
 def test_the_grams_of_layers_add_up_to_that_of_their_concatenation() -> None:
-    """Every weighting comes from the same products."""
+    """Whichever of the images are asked for."""
     train, test = _layers(30, 0), _layers(12, 1)
     found = train_products([train], concatenated)
     joined, other = np.hstack(train), np.hstack(test)
