@@ -1,6 +1,7 @@
 """Whether half the bits end as well: one node trained in bfloat16, or five whose snapshots travel in it.
 
     python -m benchmarks.equality MNIST_FOLDER [--subject training|payload] [--seeds 80] [--probed 25] [--epochs 10]
+        [--device cpu]
 
 `training`: each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
 number format. `payload`: each seed is the five nodes of the paper's ring under `uniform`, trained in float32, whose
@@ -11,7 +12,7 @@ hundred cycles two trainings share nothing but their distribution, so that it ta
 percent from chance. Two things are compared, each the mean over the last epochs, every one of which is a draw of its own: the
 probe's error with the RBF kernel, at one fixed setting, and KID of the generator against the test images. The probe takes most
 of the time and is the steadier of the two, so that only the first seeds are probed. A processor without instructions for
-bfloat16 rounds as one that has them.
+bfloat16 rounds as one that has them. On a GPU nodes train by replayed graphs; what is judged is judged on the CPU.
 
 Every finished pair is written to results/equality.json, or equality-payload.json, at once. A second start goes on with the
 seeds that are missing, and with more of them if it is told so, on another machine too: both trainings of a pair are of the
@@ -105,6 +106,27 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is the same for every pair.
+
+    Attributes:
+        data: The folder of MNIST.
+        classifiers: Where the classifier lies.
+        subject: `training` or `payload`.
+        epochs: Of every training.
+        probed: How many seeds' features are probed, the first ones.
+        device: Where nodes train.
+    """
+
+    data: str
+    classifiers: Path
+    subject: str
+    epochs: int
+    probed: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Data:
     """MNIST at 20x20 pixels, and what KID is measured with."""
 
@@ -133,8 +155,10 @@ def main() -> None:
     missing = sorted(set(range(options.seeds)) - {each.seed for each in done})
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's products, in processes that are yet to start
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        asked = (options.data, classifiers, options.subject, options.epochs, options.probed, commit())
-        work = partial(train_both, *asked)
+        plan = Plan(
+            options.data, classifiers, options.subject, options.epochs, options.probed, options.device
+        )
+        work = partial(train_both, plan, commit())
         for finished in as_completed([pool.submit(work, seed) for seed in missing]):
             done.append(finished.result())
             print(done[-1], flush=True)
@@ -143,25 +167,23 @@ def main() -> None:
     print(json.dumps(compare(done), indent=1))
 
 
-def train_both(
-    folder: str, classifiers: Path, subject: str, epochs: int, probed: int, made_by: str | None, seed: int
-) -> Pair:
+def train_both(plan: Plan, made_by: str | None, seed: int) -> Pair:
     """The nodes in one number format, then from the beginning in the other."""
     prepare_processor(1)
-    data = read(folder, classifiers)
-    plain, reduced = (train(data, subject, epochs, seed, form, probed=seed < probed) for form in PRECISIONS)
-    computed = computes_in_bfloat16(torch.device("cpu"))
-    return Pair(seed, plain, reduced, computed, machine(), made_by)
+    data = read(plan.data, plan.classifiers)
+    plain, reduced = (train(plan, data, seed, form) for form in PRECISIONS)
+    device = torch.device(plan.device)
+    return Pair(seed, plain, reduced, computes_in_bfloat16(device), machine(device), made_by)
 
 
-def train(data: Data, subject: str, epochs: int, seed: int, form: str, *, probed: bool) -> Outcome:
+def train(plan: Plan, data: Data, seed: int, form: str) -> Outcome:
     """What the nodes have learnt after so many epochs, in one number format."""
-    nodes = start(data, subject, seed, form)
-    payload = form if subject == "payload" else "float32"
+    nodes = start(plan, data, seed, form)
+    payload = form if plan.subject == "payload" else "float32"
     published = {i: deepcopy(trainer.discriminator) for i, (trainer, _) in nodes.items()}
     heard = {i: {j: published[j] for j in ring(_NODES).neighbors(i) if j in published} for i in nodes}
     kids, probes = [], []
-    for epoch in range(epochs):
+    for epoch in range(plan.epochs):
         with in_bfloat16():
             for cycle in range(nodes[1][0].cycles_per_epoch):
                 for i, (trainer, _) in nodes.items():
@@ -169,17 +191,17 @@ def train(data: Data, subject: str, epochs: int, seed: int, form: str, *, probed
                         publish(trainer, published[i], payload)
                 for i, (trainer, _) in nodes.items():
                     trainer.cycle(heard[i].copy)
-        if epoch >= epochs - _KEPT_EPOCHS:
+        if epoch >= plan.epochs - _KEPT_EPOCHS:
             kids += [kid(trainer, data, seed) for trainer, _ in nodes.values()]
-            probes += [probe(trainer, data, chosen) for trainer, chosen in nodes.values() if probed]
-    return Outcome(float(np.mean(probes)) if probed else None, float(np.mean(kids)))
+            probes += [probe(trainer, data, own) for trainer, own in nodes.values() if seed < plan.probed]
+    return Outcome(float(np.mean(probes)) if probes else None, float(np.mean(kids)))
 
 
-def start(data: Data, subject: str, seed: int, form: str) -> dict[int, tuple[Trainer, NDArray[np.int64]]]:
+def start(plan: Plan, data: Data, seed: int, form: str) -> dict[int, tuple[Trainer, NDArray[np.int64]]]:
     """Fresh nodes, each with the positions of its images."""
-    count = _NODES if subject == "payload" else 1
+    count = _NODES if plan.subject == "payload" else 1
     chosen = np.random.default_rng(seed).choice(len(data.images), count * _IMAGES, replace=False)
-    settings = settings_of(seed, subject, form)
+    settings = settings_of(seed, plan.subject, form, plan.device)
     return {
         i: (
             Trainer(settings, "paper", i, Shard(data.images[own]), neighbor_ids=ring(_NODES).neighbors(i)),
@@ -196,29 +218,28 @@ def publish(trainer: Trainer, copy: Discriminator, payload: str) -> None:
     copy.load_state_dict({name: tensor.to(dtype).float() for name, tensor in state.items()})
 
 
-def settings_of(seed: int, subject: str, form: str) -> Settings:
+def settings_of(seed: int, subject: str, form: str, device: str) -> Settings:
     """The paper preset: alone, or listening."""
     policy, precision = ("uniform", "float32") if subject == "payload" else ("alone", form)
-    tables = {"seed": seed, "training": {"precision": precision}, "discriminator": {"max_steps": 1}}
+    training = {"precision": precision, "device": device}
+    tables = {"seed": seed, "training": training, "discriminator": {"max_steps": 1}}
     return resolve("benchmark", {"preset": "paper", "policy": policy}, tables)
 
 
 def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
     """Wrong test images in percent, by the features of the discriminator, which is left as it is."""
+    discriminator = deepcopy(trainer.discriminator).cpu()
     train_layers, test_layers = (
-        layer_features(trainer.discriminator, images) for images in (data.images[chosen], data.test_images)
+        layer_features(discriminator, images) for images in (data.images[chosen], data.test_images)
     )
-    trainer.discriminator.train()
     products = train_products([train_layers], concatenated)
     machines = fit(products, data.labels[chosen], {"rbf": _RBF})
     return errors_of(machines, [train_layers], [test_layers], len(chosen), data.test_labels)["rbf"]
 
 
 def kid(trainer: Trainer, data: Data, seed: int) -> float:
-    """KID of the generator as it is, which is left as it is."""
-    trainer.generator.eval()
-    images = generated_images(trainer.generator, len(data.test_images), seed)
-    trainer.generator.train()
+    """KID of the generator, which is left as it is."""
+    images = generated_images(deepcopy(trainer.generator).cpu().eval(), len(data.test_images), seed)
     features_Mn = classifier.describe(data.model, images)
     return float(kernel_distance(data.reference_Nn, features_Mn, 100, 1000, np.random.default_rng(seed)).mean)
 
@@ -227,7 +248,7 @@ def kid(trainer: Trainer, data: Data, seed: int) -> float:
 def read(folder: str, classifiers: Path) -> Data:
     """The images, and the classifier, which is trained by the first that asks."""
     found = load_data(folder)
-    image = settings_of(0, "training", "float32").image.model_copy(update={"channels": 1})
+    image = settings_of(0, "training", "float32", "cpu").image.model_copy(update={"channels": 1})
     (train_images, labels), (test_images, test_labels) = found.train, found.test
     pixels, test_pixels = (
         render(images, np.arange(len(images)), image) for images in (train_images, test_images)
@@ -306,6 +327,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--probed", type=int, default=25, help="seeds whose features are probed too")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2, help="pairs at a time")
+    parser.add_argument("--device", default="cpu", help="where nodes train, as training.device")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     name = "equality.json" if options.subject == "training" else f"equality-{options.subject}.json"

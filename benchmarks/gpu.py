@@ -53,7 +53,7 @@ def main() -> None:
     result = {
         "command": "make bench-gpu",
         "commit": commit(),
-        "machine": machine() | {"gpu": torch.cuda.get_device_name()},
+        "machine": machine(torch.device("cuda")),
         "figures": figures,
     }
     write_json(options.output, result)

@@ -14,6 +14,8 @@ import torch
 from launcher.cells import machine as launcher_machine
 from node.hardware import computes_in_bfloat16
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -85,9 +87,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began_s
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device = _CPU) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
+        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         **launcher_machine(),
         "instructions": _instructions(),
         "python": platform.python_version(),
@@ -99,4 +102,4 @@ def machine() -> dict[str, Any]:
 def _instructions() -> str:
     """The widest that torch uses, which the processor's name need not tell."""
     widest = torch.backends.cpu.get_cpu_capability()
-    return f"{widest}, bfloat16" if computes_in_bfloat16(torch.device("cpu")) else widest
+    return f"{widest}, bfloat16" if computes_in_bfloat16(_CPU) else widest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from node import trainer as module
 from node.losses import discriminator_loss, loss_threshold
 from node.models import Discriminator
+from node.selection import CRITERIA
 from node.trainer import TrainingError
 from recording import record
 from topology.errors import InputError
@@ -327,14 +329,30 @@ def test_a_recorded_node_leaves_a_neighbour_alone_that_answers_with_nan() -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
-def test_a_gpu_replays_what_it_would_otherwise_be_told() -> None:
+@pytest.mark.parametrize(
+    "tables",
+    [
+        *(
+            {"policy": policy}
+            for policy in ("uniform", "uniform-untrained", "forgiving", "gossip", "territories")
+        ),
+        *({"policy": "info-gain", "cooperation": {"criterion": name}} for name in CRITERIA),
+    ],
+    ids=str,
+)
+def test_a_gpu_replays_what_it_would_otherwise_be_told(tables: dict[str, Any]) -> None:
     """The same node with graphs and without, on a GPU."""
-    device = {"training": {"device": "cuda"}}
+    cooperation = {"consider_probability": 1.0, **tables.get("cooperation", {})}
+    device = {"device": "cuda", "precision": "float32"}
     told, replayed = (
-        build(**always("info-gain"), training={"device": "cuda", "cuda_graphs": graphs})
+        build(**{**tables, "cooperation": cooperation, "training": {**device, "cuda_graphs": graphs}})
         for graphs in (False, True)
     )
-    others = {j: build(node_id=j, **device).discriminator.requires_grad_(requires_grad=False) for j in (2, 3)}
+    others = {
+        j: build(node_id=j, training=device).discriminator.requires_grad_(requires_grad=False) for j in (2, 3)
+    }
     for _ in range(4):
         one, two = told.cycle(lambda: others), replayed.cycle(lambda: others)
         assert (one.d_loss, one.g_loss) == pytest.approx((two.d_loss, two.g_loss), rel=1e-3)
+        for node in (told, replayed):
+            node.average(others if node.settings.averages else {})
