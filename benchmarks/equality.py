@@ -173,7 +173,8 @@ def train_both(plan: Plan, made_by: str | None, seed: int) -> Pair:
     data = read(plan.data, plan.classifiers)
     plain, reduced = (train(plan, data, seed, form) for form in PRECISIONS)
     device = torch.device(plan.device)
-    return Pair(seed, plain, reduced, computes_in_bfloat16(device), machine(device), made_by)
+    computed = device.type == "cuda" or computes_in_bfloat16()
+    return Pair(seed, plain, reduced, computed, machine(device), made_by)
 
 
 def train(plan: Plan, data: Data, seed: int, form: str) -> Outcome:

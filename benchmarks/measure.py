@@ -102,4 +102,4 @@ def machine(device: torch.device = _CPU) -> dict[str, Any]:
 def _instructions() -> str:
     """The widest that torch uses, which the processor's name need not tell."""
     widest = torch.backends.cpu.get_cpu_capability()
-    return f"{widest}, bfloat16" if computes_in_bfloat16(_CPU) else widest
+    return f"{widest}, bfloat16" if computes_in_bfloat16() else widest

@@ -27,7 +27,7 @@ _PRODUCTS = (
 
 def in_bfloat16() -> AbstractContextManager[object]:
     """Where the processor computes in bfloat16 itself, nothing; elsewhere what does as it would."""
-    return nullcontext() if computes_in_bfloat16(torch.device("cpu")) else Rounded()  # type: ignore[no-untyped-call]  # torch leaves it out
+    return nullcontext() if computes_in_bfloat16() else Rounded()  # type: ignore[no-untyped-call]  # torch leaves it out
 
 
 class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as above

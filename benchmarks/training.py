@@ -29,7 +29,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
     rounds = 31 if full else 11
     textbook = build_textbook(settings_in("float32"))
     for precision, target in _TARGETS.items():
-        if precision == "bfloat16" and not computes_in_bfloat16(torch.device("cpu")):
+        if precision == "bfloat16" and not computes_in_bfloat16():
             print("  this processor does not compute in bfloat16: left out")
             continue
         trainer = build_trainer(settings_in(precision))

@@ -10,7 +10,6 @@ import torch
 from topology.errors import InputError
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
-_AMPERE = (8, 0)  # NVIDIA's first generation that computes in bfloat16
 # glibc's mallopt, and what it is told: how much free memory it keeps, which is what a cycle frees at its end, and how large a
 # piece must be to be given back as soon as it is let go of, which a batch's tensors are not and large snapshots are.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -40,16 +39,18 @@ def place(module: _Module, device: torch.device) -> _Module:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of a setting: `auto` is bfloat16 where the device computes in it, and float32 elsewhere."""
+    """The number format of a setting: `auto` is bfloat16 on a processor that computes in it, and float32 elsewhere.
+
+    A GPU spends a cycle on the count of its kernels, not on their arithmetic, and bfloat16 needs more of them: half as
+    many again, for conversions.
+    """
     if name == "auto":
-        name = "bfloat16" if computes_in_bfloat16(device) else "float32"
+        name = "bfloat16" if device.type == "cpu" and computes_in_bfloat16() else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether it has instructions for it: where it is emulated, a cycle took four times as long as in float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _AMPERE
+def computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions for it: where it is emulated, a cycle took four times as long as in float32."""
     # torch tells of these by functions that it does not call public yet.
     asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return any(ask() for ask in asked if ask is not None)

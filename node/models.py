@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
         outputs: list[Tensor] = []
         x = images_BCHW
         for layer, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            by_product = layer == 0 and x.requires_grad and torch.is_grad_enabled()
+            by_product = layer == 0 and x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu"
             x = _convolve(convolution, x) if by_product else convolution(x)
             x = norm(x, track=track) if isinstance(norm, BatchNorm) else norm(x)
             x = functional.leaky_relu(x, self.slope, inplace=True)
@@ -165,11 +165,14 @@ class Generator(nn.Module):
         x = functional.relu(self.norms[0](x, track=track), inplace=True)
         for convolution, norm in zip(self.convolutions[1:-1], self.norms[1:], strict=True):
             x = functional.relu(norm(convolution(x), track=track), inplace=True)
-        return torch.tanh(_convolve_transposed(self.convolutions[-1], x, self.size))
+        last = self.convolutions[-1]
+        return torch.tanh(
+            _convolve_transposed(last, x, self.size) if x.device.type == "cpu" else last(x).float()
+        )
 
 
-# Next to an image, with its one or three channels, a library's convolution is slow in some directions: there it is a matrix
-# product, and the image is taken apart for it or put together from it.
+# Next to an image, with its one or three channels, a library's convolution is slow in some directions on the CPU: there it is
+# a matrix product, and the image is taken apart for it or put together from it. A GPU would do that one image at a time.
 
 
 def _convolve(convolution: nn.Module, image_BCHW: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", CPU) == (torch.bfloat16 if has else torch.float32)
+    assert choose_precision("auto", torch.device("cuda")) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     assert choose_precision("float32", CPU) == torch.float32
 
@@ -45,7 +46,7 @@ def test_a_torch_that_does_not_tell_is_taken_to_have_none(monkeypatch: pytest.Mo
     """Its functions for it are not public, and may go."""
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not computes_in_bfloat16(CPU)
+    assert not computes_in_bfloat16()
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
