@@ -148,8 +148,22 @@ def equality(file: str) -> str:
 
 def processor(machine: dict[str, Any]) -> str:
     """Its name, and what it computes with where that was looked at."""
+    if "gpu" in machine:
+        return str(machine["gpu"])
     known = machine.get("instructions")
     return f"{machine['processor']} ({known})" if known else str(machine["processor"])
+
+
+def gpu() -> str:
+    """What was measured on a GPU, and on which."""
+    done = load("bench-gpu.json")
+    lines = ["| | measured | target | beside |", "|---|---|---|---|"]
+    lines += [
+        f"| {found['what']} | {measured(found)} | {target(found)} | {found['beside']} |"
+        for found in done["figures"]
+    ]
+    machine = done["machine"]
+    return "\n".join([*lines, "", f"`{done['command']}` on an {machine['gpu']}, torch {machine['torch']}."])
 
 
 def costs() -> str:
@@ -275,7 +289,8 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
         section: partial(benchmark, section)
         for section in ("training", "cooperation", "exchange", "scale", "probe")
     }
-    | {name: partial(equality, f"{name}.json") for name in ("equality", "equality-payload")},
+    | {name: partial(equality, f"{name}.json") for name in ("equality", "equality-payload")}
+    | {"gpu": gpu},
     "docs/results.md": {
         name: partial(study, name, *sections)
         for name, sections in {

@@ -41,8 +41,7 @@ def place(module: _Module, device: torch.device) -> _Module:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The number format of a setting: `auto` is bfloat16 on a processor that computes in it, and float32 elsewhere.
 
-    A GPU spends a cycle on the count of its kernels, not on their arithmetic, and bfloat16 needs more of them: half as
-    many again, for conversions.
+    A GPU's cycle goes by the count of its kernels, not by their arithmetic, and bfloat16 needs many more, for conversions.
     """
     if name == "auto":
         name = "bfloat16" if device.type == "cpu" and computes_in_bfloat16() else "float32"
