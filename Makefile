@@ -98,7 +98,7 @@ bench: install
 # Whether bfloat16 ends as well as float32, in training and on the wire: hours, and it goes on where it was interrupted.
 bench-equality: install
 	$(BIN)/python -m benchmarks.equality $(DATA)
-	$(BIN)/python -m benchmarks.equality $(DATA) --subject payload --seeds 40 --probed 4
+	$(BIN)/python -m benchmarks.equality $(DATA) --subject payload --seeds 40 --probed 6
 	$(BIN)/python benchmarks/tables.py
 
 # Needs a GPU.

@@ -1,7 +1,7 @@
 """Whether half the bits end as well: one node trained in bfloat16, or five whose snapshots travel in it.
 
     python -m benchmarks.equality MNIST_FOLDER [--subject training|payload] [--seeds 80] [--probed 25] [--epochs 10]
-        [--device cpu]
+        [--device DEVICE]
 
 `training`: each seed is one node of the `paper` preset with its own 10,000 of MNIST's training images, trained once in each
 number format. `payload`: each seed is the five nodes of the paper's ring under `uniform`, trained in float32, whose
@@ -15,8 +15,8 @@ of the time and is the steadier of the two, so that only the first seeds are pro
 bfloat16 rounds as one that has them. On a GPU nodes train by replayed graphs; what is judged is judged on the CPU.
 
 Every finished pair is written to results/equality.json, or equality-payload.json, at once. A second start goes on with the
-seeds that are missing, and with more of them if it is told so, on another machine too: both trainings of a pair are of the
-same one.
+seeds that are missing, or are to be probed and were not, and with more of them if it is told so, on another machine too: both
+trainings of a pair are of the same one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from launcher.datasets import load_data
 from launcher.images import render
 from node.config import Settings, resolve
 from node.files import make_directory, write_json
-from node.hardware import computes_in_bfloat16, prepare_processor
+from node.hardware import choose_device, computes_in_bfloat16, prepare_processor
 from node.models import Discriminator
 from node.shards import Shard
 from node.trainer import Trainer
@@ -81,13 +81,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pair:
-    """One node, trained in both number formats.
+    """What was trained in both number formats.
 
     Attributes:
         seed: Of its weights, noise and images.
         float32: What came of it.
         bfloat16: The same.
-        computed: Whether the processor computed in bfloat16, rather than rounding to it.
+        computed: Whether what trained computes in bfloat16, rather than rounding to it.
         machine: What it was trained on.
         commit: State of the project that it was trained with.
     """
@@ -115,7 +115,7 @@ class Plan:
         subject: `training` or `payload`.
         epochs: Of every training.
         probed: How many seeds' features are probed, the first ones.
-        device: Where nodes train.
+        device: Where nodes train, one of torch's devices.
     """
 
     data: str
@@ -148,11 +148,15 @@ def main() -> None:
         "c": _RBF.c,
         "gamma": _RBF.gamma,
     }
-    done = [Pair.read(each) for each in _done(options.output, settings)]
+    done = {found["seed"]: Pair.read(found) for found in _done(options.output, settings)}
     classifiers = ROOT / "runs" / "equality.classifiers"
     make_directory(classifiers)
     read(options.data, classifiers)  # makes the classifier before two processes want it
-    missing = sorted(set(range(options.seeds)) - {each.seed for each in done})
+    missing = [
+        seed
+        for seed in range(options.seeds)
+        if seed not in done or (seed < options.probed and done[seed].float32.probe is None)
+    ]
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's products, in processes that are yet to start
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         plan = Plan(
@@ -160,11 +164,12 @@ def main() -> None:
         )
         work = partial(train_both, plan, commit())
         for finished in as_completed([pool.submit(work, seed) for seed in missing]):
-            done.append(finished.result())
-            print(done[-1], flush=True)
-            _write(options, settings, done)
-    _write(options, settings, done)
-    print(json.dumps(compare(done), indent=1))
+            pair = finished.result()
+            done[pair.seed] = pair
+            print(pair, flush=True)
+            _write(options, settings, list(done.values()))
+    _write(options, settings, list(done.values()))
+    print(json.dumps(compare(list(done.values())), indent=1))
 
 
 def train_both(plan: Plan, made_by: str | None, seed: int) -> Pair:
@@ -173,7 +178,7 @@ def train_both(plan: Plan, made_by: str | None, seed: int) -> Pair:
     data = read(plan.data, plan.classifiers)
     plain, reduced = (train(plan, data, seed, form) for form in PRECISIONS)
     device = torch.device(plan.device)
-    computed = device.type == "cuda" or computes_in_bfloat16()
+    computed = device.type != "cpu" or computes_in_bfloat16()
     return Pair(seed, plain, reduced, computed, machine(device), made_by)
 
 
@@ -181,11 +186,12 @@ def train(plan: Plan, data: Data, seed: int, form: str) -> Outcome:
     """What the nodes have learnt after so many epochs, in one number format."""
     nodes = start(plan, data, seed, form)
     payload = form if plan.subject == "payload" else "float32"
+    device = torch.device(plan.device)
     published = {i: deepcopy(trainer.discriminator) for i, (trainer, _) in nodes.items()}
     heard = {i: {j: published[j] for j in ring(_NODES).neighbors(i) if j in published} for i in nodes}
     kids, probes = [], []
     for epoch in range(plan.epochs):
-        with in_bfloat16():
+        with in_bfloat16(device):
             for cycle in range(nodes[1][0].cycles_per_epoch):
                 for i, (trainer, _) in nodes.items():
                     if cycle % trainer.settings.exchange.publish_every_cycles == 0:
@@ -309,6 +315,7 @@ def _done(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _write(options: argparse.Namespace, settings: dict[str, Any], done: Sequence[Pair]) -> None:
     words = f"--subject {options.subject} --seeds {options.seeds} --probed {options.probed} --epochs {options.epochs}"
+    words += "" if options.device == "cpu" else f" --device {options.device}"
     result = {
         "command": f"python -m benchmarks.equality MNIST_FOLDER {words}",
         "settings": settings,
@@ -328,9 +335,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--probed", type=int, default=25, help="seeds whose features are probed too")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2, help="pairs at a time")
-    parser.add_argument("--device", default="cpu", help="where nodes train, as training.device")
+    parser.add_argument("--device", default="cpu", help="where nodes train: cpu, cuda or auto")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    options.device = str(choose_device(options.device, 0))
     name = "equality.json" if options.subject == "training" else f"equality-{options.subject}.json"
     options.output = options.output or ROOT / "results" / name
     return options

@@ -25,9 +25,9 @@ _PRODUCTS = (
 )
 
 
-def in_bfloat16() -> AbstractContextManager[object]:
-    """Where the processor computes in bfloat16 itself, nothing; elsewhere what does as it would."""
-    return nullcontext() if computes_in_bfloat16() else Rounded()  # type: ignore[no-untyped-call]  # torch leaves it out
+def in_bfloat16(device: torch.device) -> AbstractContextManager[object]:
+    """Where a device computes in bfloat16 itself, nothing; elsewhere what does as it would."""
+    return nullcontext() if device.type != "cpu" or computes_in_bfloat16() else Rounded()  # type: ignore[no-untyped-call]  # torch leaves it out
 
 
 class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as above
