@@ -101,9 +101,10 @@ bench-equality: install
 	$(BIN)/python -m benchmarks.equality $(DATA) --subject payload --seeds 40 --probed 6
 	$(BIN)/python benchmarks/tables.py
 
-# Needs a GPU.
+# Needs a GPU, and a PyTorch for it: TORCH_INDEX=https://download.pytorch.org/whl/cu130, say, in a fresh clone.
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python benchmarks/tables.py
 
 # Needs a Docker engine, as test-compose does.
 bench-compose: install

@@ -58,13 +58,13 @@ def main() -> None:
     for found in measure(device):
         figures.append(found.as_json())
         print(line(figures[-1]), flush=True)
-        result = {
-            "command": "make bench-gpu",
-            "commit": commit(),
-            "machine": machine(device),
-            "figures": figures,
-        }
-        write_json(options.output, result)
+    result = {
+        "command": "make bench-gpu",
+        "commit": commit(),
+        "machine": machine(device),
+        "figures": figures,
+    }
+    write_json(options.output, result)
 
 
 def measure(device: torch.device) -> Iterator[Figure]:

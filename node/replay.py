@@ -47,8 +47,8 @@ class Runner:
     def __call__(self, function: Callable[..., Tensor], *arguments: Any, **options: Hashable) -> Tensor:
         """`function(*arguments, **options)`: a recording for each function, choice of what is no tensor, and shape of what is.
 
-        A recording's result has no history for gradients, and is overwritten by the next
-        call of the same function.
+        A recording's result has no history for gradients, and is overwritten when the recording is repeated.
+        Recordings are kept for good, those against a neighbour that has gone too.
         """
         if self._record is None:
             return function(*arguments, **options)
