@@ -44,7 +44,10 @@ def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
     if not odd:
         return "every figure is the same", False
     types = [
-        (cell["machine"]["processor"], cell["machine"]["instructions"], cell["versions"]["torch"])
+        {
+            **{key: value for key, value in cell["machine"].items() if key != "cores"},
+            "torch": cell["versions"]["torch"],
+        }
         for cell in (before, now)
     ]
     told = f"{len(odd)} of the figures differ, such as {odd[0]}"

@@ -96,16 +96,18 @@ def errors(probe: dict[str, Any], source: str) -> str:
 def benchmark(section: str) -> str:
     """One section of the benchmarks: each figure with its range and its target, what it stands beside, and how it was made."""
     done = load("bench.json")[section]
-    lines = [
-        "| | measured | target | beside |",
-        "|---|---|---|---|",
-        *(
-            f"| {found['what']} | {measured(found)} | {target(found)} | {found['beside']} |"
-            for found in done["figures"]
-        ),
-    ]
     where = f"{processor(done['machine'])}, {done['machine']['cores']} processors, torch {done['machine']['torch']}"
-    return "\n".join([*lines, "", f"`{done['command']}` in {done['seconds']:.0f} s on {where}."])
+    return f"{figures(done)}\n\n`{done['command']}` in {done['seconds']:.0f} s on {where}."
+
+
+def figures(done: dict[str, Any]) -> str:
+    """A row for each figure."""
+    lines = ["| | measured | target | beside |", "|---|---|---|---|"]
+    lines += [
+        f"| {found['what']} | {measured(found)} | {target(found)} | {found['beside']} |"
+        for found in done["figures"]
+    ]
+    return "\n".join(lines)
 
 
 def measured(found: dict[str, Any]) -> str:
@@ -140,8 +142,11 @@ def equality(file: str) -> str:
         )
     told = f"{found['seeds']} seeds, {found['probed']} of them probed, {settings['epochs']} epochs of {settings['images']:,} images a node"
     machines = {processor(pair["machine"]) for pair in done["pairs"]}
+    on_gpu = sum("gpu" in pair["machine"] for pair in done["pairs"])
     how = (
-        f"{found['computed']} of them on processors that compute in bfloat16, the others rounded as these do"
+        f"{on_gpu} of them on a GPU"
+        if "--subject payload" in done["command"]
+        else f"{found['computed']} of them where bfloat16 is computed in, the others rounded alike"
     )
     return "\n".join([*lines, "", f"{told}; {how}. `{done['command']}` on {', '.join(sorted(machines))}."])
 
@@ -157,13 +162,8 @@ def processor(machine: dict[str, Any]) -> str:
 def gpu() -> str:
     """What was measured on a GPU, and on which."""
     done = load("bench-gpu.json")
-    lines = ["| | measured | target | beside |", "|---|---|---|---|"]
-    lines += [
-        f"| {found['what']} | {measured(found)} | {target(found)} | {found['beside']} |"
-        for found in done["figures"]
-    ]
     machine = done["machine"]
-    return "\n".join([*lines, "", f"`{done['command']}` on an {machine['gpu']}, torch {machine['torch']}."])
+    return f"{figures(done)}\n\n`{done['command']}` on an {machine['gpu']}, torch {machine['torch']}."
 
 
 def costs() -> str:
@@ -255,8 +255,8 @@ def coverage() -> str:
     return "\n".join(lines)
 
 
-def study(name: str, *headings: str) -> str:
-    """Sections of a study's table, under the headings that begin so, of every variant."""
+def study(name: str, *headings: str, results: str = "../results") -> str:
+    """Sections of a study's table, under the headings that begin so, of every variant; `results` as the document links to it."""
     path = RESULTS / name / "table.md"
     if not path.exists():
         return f"Not measured yet: `make study STUDY={name} DATA=path/to/mnist`."
@@ -269,7 +269,7 @@ def study(name: str, *headings: str) -> str:
         chosen = [each for heading in headings for each in sections if each.startswith(heading)]
         parts += [each.split("\n", 1)[1].strip() for each in chosen]
     cut = "\n\n".join([*parts, f"All of it: [results/{name}/table.md](table.md)."])
-    return re.sub(r"\]\(([\w.-]+)\)", rf"](../results/{name}/\1)", cut)  # links as seen from docs/
+    return re.sub(r"\]\(([\w.-]+)\)", rf"]({results}/{name}/\1)", cut)
 
 
 def load(name: str) -> Any:
@@ -279,7 +279,11 @@ def load(name: str) -> Any:
 
 DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
     "CONTRIBUTING.md": {"coverage": coverage},
-    "README.md": {"first-look": first_look, "costs": costs},
+    "README.md": {
+        "first-look": first_look,
+        "table1": partial(study, "table1", "Error in %, trained D", "Comparisons", results="results"),
+        "costs": costs,
+    },
     "docs/docker.md": {"containers": containers},
     "docs/reliability.md": {
         "faults": lambda: faults("faults.json"),
@@ -296,12 +300,14 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
         for name, sections in {
             "table1": (
                 "Error in %, trained D",
+                "Error in %, every kind",
                 "Error in % without",
+                "Targets",
                 "Generated",
                 "Comparisons",
                 "Collapsed",
             ),
-            "best": ("Error in %, every kind", "Generated", "Comparisons", "Collapsed"),
+            "best": ("Error in %, every kind", "Targets", "Generated", "Comparisons", "Collapsed"),
             "controls": ("Generated", "Comparisons"),
             "selection": ("Generated", "Comparisons"),
             "skewed": ("Generated", "Comparisons", "Collapsed"),

@@ -57,6 +57,12 @@ _classifiers_option = click.option(
     help="Folder that keeps classifiers: runs on the same images take one from it. "
     "By default eval/classifiers of the first RUN_DIR.",
 )
+_labelled_option = click.option(
+    "--labelled",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Shard of labelled images that the classifier learns from, as `dgan-launch shard` makes it. "
+    "By default all nodes' shards that are here.",
+)
 
 
 @click.group(
@@ -128,19 +134,20 @@ def probe(
 @_nodes_option
 @_seed_option
 @_classifiers_option
+@_labelled_option
 @_json_option
 def quality(
     run_dirs: tuple[Path, ...],
     node_ids: tuple[int, ...],
     seed: int,
     classifiers: Path | None,
+    labelled: Path | None,
     *,
     as_json: bool,
 ) -> None:
     """Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
 
-    Distances are taken in the features of a small classifier of the run's own training images, against the test
-    images. Where a node lacks classes, those covered are also told by who holds them. Writes RUN_DIR/eval/quality.json.
+    Distances are taken in the features of a small classifier of labelled training images, against the test images. Where a node lacks classes, those covered are also told by who holds them. Writes RUN_DIR/eval/quality.json.
     """
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval.quality import quality as judge  # noqa: PLC0415 - see the top of the file
@@ -149,7 +156,7 @@ def quality(
     results = []
     with _progress(sum(len(ids) + 2 for _, ids in runs)) as tell:
         for run, ids in runs:
-            result = judge(run, ids, seed, folder, tell)
+            result = judge(run, ids, seed, folder, tell, labelled)
             write_result(run.evaluation / QUALITY_FILE, result)
             results.append(result)
     click.echo(_to_json(results) if as_json else "\n\n".join(_quality_text(result) for result in results))
@@ -160,11 +167,18 @@ def quality(
 @click.option("--node", "node_id", type=int, required=True, help="Whose images; the same node of every run.")
 @_seed_option
 @_classifiers_option
+@_labelled_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The picture, an SVG file."
 )
 def classes(
-    run_dirs: tuple[Path, ...], node_id: int, seed: int, classifiers: Path | None, output: Path
+    run_dirs: tuple[Path, ...],
+    *,
+    node_id: int,
+    seed: int,
+    classifiers: Path | None,
+    labelled: Path | None,
+    output: Path,
 ) -> None:
     """Draw what a node's generator draws of each class, its own and those that it never saw, run beside run.
 
@@ -177,7 +191,8 @@ def classes(
     from eval.classes import picture  # noqa: PLC0415 - see the top of the file
 
     with _progress(len(runs)) as tell:
-        drawn = picture(runs, node_id, seed, classifiers or runs[0].evaluation / "classifiers", tell)
+        folder = classifiers or runs[0].evaluation / "classifiers"
+        drawn = picture(runs, node_id, seed, folder, tell, labelled)
     write_atomically(output, drawn.encode())
     click.echo(str(output))
 

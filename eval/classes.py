@@ -16,7 +16,15 @@ from eval import classifier as classifiers
 from eval.features import generated_images
 from eval.metrics import confident_shares
 from eval.plots import ClassPanel, class_panels, standalone
-from eval.quality import CONFIDENCE, classifier_of, generator_of, image_count, training_pool, training_shards
+from eval.quality import (
+    CONFIDENCE,
+    classifier_images,
+    classifier_of,
+    generator_of,
+    held_classes,
+    image_count,
+    training_shards,
+)
 from eval.runs import LabelledImages, RunDirectory
 from node.models import Generator
 from topology.errors import InputError
@@ -31,6 +39,7 @@ def picture(
     seed: int,
     folder: Path,
     tell: Callable[[str], None] = lambda _: None,
+    labelled: Path | None = None,
 ) -> str:
     """The picture as SVG, a panel for each run.
 
@@ -40,9 +49,10 @@ def picture(
     Args:
         runs: The runs.
         node_id: The node, the same in all of them.
-        seed: Of the noise and of the classifier.
+        seed: Of the noise.
         folder: Where classifiers are kept.
         tell: Called with one line before each run.
+        labelled: Training images for the classifier, as `quality.quality` takes them.
 
     Raises:
         InputError: The runs have other classes, the node's labelled images are not here, or as `quality.quality`. All of
@@ -56,7 +66,7 @@ def picture(
     panels = []
     for subject in subjects:
         tell(f"{subject.run.run_id}: node {node_id}")
-        panels.append(_panel(subject, seed, folder))
+        panels.append(_panel(subject, seed, folder, labelled))
     return standalone(class_panels(panels))
 
 
@@ -72,7 +82,7 @@ class _Subject:
 
     def holders(self) -> list[str]:
         """Who has images of each class, as far as labels are here."""
-        held = {j: set(shard.labels.tolist()) for j, shard in self.shards.items()}
+        held = {j: held_classes(shard.labels) for j, shard in self.shards.items()}
         own, neighbors = held[self.node_id], self.run.node(self.node_id).neighbors
         theirs = set[int]().union(*(held.get(j, ()) for j in neighbors))
         others = "neither's" if held.keys() >= set(neighbors) else "not own"
@@ -89,9 +99,9 @@ def _subject(run: RunDirectory, node_id: int) -> _Subject:
     return _Subject(run, node_id, generator_of(run, node_id, test)[1], test, training_shards(run, test))
 
 
-def _panel(subject: _Subject, seed: int, folder: Path) -> ClassPanel:
+def _panel(subject: _Subject, seed: int, folder: Path, labelled: Path | None) -> ClassPanel:
     test = subject.test
-    model, _ = classifier_of(folder, *training_pool(list(subject.shards.values())), test, seed)
+    model, _ = classifier_of(folder, *classifier_images(subject.shards, labelled, test), test)
     images = generated_images(subject.generator, image_count(test), seed)
     probabilities_Mc = classifiers.judge(model, images)
     return ClassPanel(

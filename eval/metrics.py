@@ -85,16 +85,19 @@ def kernel_distance(
     return KernelDistance(float(np.mean(values)), float(np.std(values)), subsets, subset_size)
 
 
-def neighborhoods(real_Nn: Vectors, generated_Mn: Vectors, neighbors: int) -> Neighborhoods:
+def neighborhoods(
+    real_Nn: Vectors, generated_Mn: Vectors, neighbors: int, real_radius_N: Vectors | None = None
+) -> Neighborhoods:
     """Precision, recall, density and coverage.
 
     Args:
         real_Nn: Real vectors, more than `neighbors`.
         generated_Mn: Generated vectors, more than `neighbors`.
         neighbors: k.
+        real_radius_N: `radii` of the real vectors, where they are known already.
     """
-    real_radius_N = _radii(real_Nn, neighbors)
-    generated_radius_M = _radii(generated_Mn, neighbors)
+    real_radius_N = radii(real_Nn, neighbors) if real_radius_N is None else real_radius_N
+    generated_radius_M = radii(generated_Mn, neighbors)
     around_M = np.zeros(len(generated_Mn))
     recalled, covered = 0, 0
     for rows, squares in _squared_distances(real_Nn, generated_Mn):
@@ -140,13 +143,13 @@ def _similarity(rows: Vectors, columns: Vectors) -> Vectors:
     return cube
 
 
-def _radii(vectors: Vectors, neighbors: int) -> Vectors:
-    """Squared distance of every vector to its k-th nearest other one."""
-    radii = np.empty(len(vectors))
-    for rows, squares in _squared_distances(vectors, vectors):
+def radii(vectors_Nn: Vectors, neighbors: int) -> Vectors:
+    """Squared distance (N,) of every vector to its k-th nearest other one."""
+    found_N = np.empty(len(vectors_Nn))
+    for rows, squares in _squared_distances(vectors_Nn, vectors_Nn):
         # The vector itself, at distance 0, comes first: index k is the k-th other one.
-        radii[rows] = np.partition(squares, neighbors, axis=1)[:, neighbors]
-    return radii
+        found_N[rows] = np.partition(squares, neighbors, axis=1)[:, neighbors]
+    return found_N
 
 
 def _squared_distances(rows: Vectors, columns: Vectors) -> Iterator[tuple[slice, Vectors]]:

@@ -1,13 +1,14 @@
 """How good and how varied each node's generated images are, against the test images.
 
-Every distance is taken in the features of a small classifier of the run's own training images, so the figures compare
-runs on the same data, and not with figures from an Inception network. Real training images in place of generated
-ones give the reference point: no generator can be asked to do better than they do.
+Every distance is taken in the features of a small classifier of the nodes' own training images, or of others that are
+given, so the figures compare runs on the same data, and not with figures from an Inception network. Real training images
+in place of generated ones give the reference point: no generator can be asked to do better than they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from eval import classifier as classifiers
 from eval.classifier import FEATURES, Classifier, Recipe
 from eval.features import check_images_fit, generated_images, trained_generator
-from eval.metrics import Vectors, confident_shares, frechet_distance, kernel_distance, neighborhoods
+from eval.metrics import Vectors, confident_shares, frechet_distance, kernel_distance, neighborhoods, radii
 from eval.results import ClassifierCard, ClassOrigins, QualityNode, QualityResult, QualityScores
-from eval.runs import LabelledImages, RunDirectory
+from eval.runs import LabelledImages, RunDirectory, labelled_images
 from eval.svm import percent_wrong
 from node.checkpoint import Checkpoint
 from node.models import Generator
@@ -30,7 +31,10 @@ NEIGHBORS = 5
 CONFIDENCE = 0.9
 COVERED = 0.2
 """A class is covered by this part of its even share: 2% of the images where there are ten classes."""
+HELD = 0.01
+"""A node holds a class that makes this part of its images: a Dirichlet mix has some of nearly every class."""
 _SUBSETS, _SUBSET_SIZE = 100, 1000
+_CLASSIFIER_SEED = 0  # one for all: runs on the same images are judged by the same classifier
 
 
 def quality(
@@ -39,59 +43,84 @@ def quality(
     seed: int,
     folder: Path,
     tell: Callable[[str], None] = lambda _: None,
+    labelled: Path | None = None,
 ) -> QualityResult:
     """Judges the generators of a run's nodes.
 
     Args:
         run: The run.
         node_ids: Which of its nodes.
-        seed: Of the noise, the subsets and the classifier.
+        seed: Of the noise and the subsets.
         folder: Where classifiers are kept, each under the digest of the images that it learned from.
         tell: Called with one line before the classifier, the real images and each node: len(node_ids) + 2 times.
+        labelled: A shard of labelled training images for the classifier; None for those of the nodes that are here.
 
     Raises:
-        InputError: No labelled images, too few test images, or a checkpoint is missing or belongs elsewhere. All of
-            this is checked before the long work begins.
+        InputError: Labelled images or a checkpoint are missing or unfit, or test images too few; before the long work.
     """
     test = run.test_images()
     count = image_count(test)
     generators = {node_id: generator_of(run, node_id, test) for node_id in node_ids}
-    shards = training_shards(run, test)
-    held = {node_id: frozenset(shard.labels.tolist()) for node_id, shard in shards.items()}
-    images, labels = training_pool(list(shards.values()))
+    shards = training_shards(run, test, needed=labelled is None)
+    held = {node_id: held_classes(shard.labels) for node_id, shard in shards.items()}
+    images, labels = classifier_images(shards, labelled, test)
     tell(f"{run.run_id}: classifier of {len(labels)} images")
-    model, card = classifier_of(folder, images, labels, test, seed)
-    reference = classifiers.describe(model, test.images)
+    model, card = classifier_of(folder, images, labels, test)
+    reference = Reference.of(model, test.images)
     tell(f"{run.run_id}: real images")
-    sample = np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False)
-    real = score(model, images[sample], reference, seed)
+    real = score(model, images[_sample(len(images), count, seed)], reference, seed)
     nodes = []
-    for node_id, (checkpoint, generator) in generators.items():
-        tell(f"{run.run_id}: node {node_id}, {count} generated images")
+    for i, (checkpoint, generator) in generators.items():
+        tell(f"{run.run_id}: node {i}, {count} generated images")
         scores = score(model, generated_images(generator, count, seed), reference, seed)
-        found = origins(held, node_id, run.node(node_id).neighbors, scores)
-        nodes.append(QualityNode(node_id, run.below(checkpoint.path), checkpoint.meta.cycle, scores, found))
+        found = origins(held, i, run.node(i).neighbors, scores)
+        nodes.append(QualityNode(i, run.below(checkpoint.path), checkpoint.meta.cycle, scores, found))
     about = (run.run_id, run.settings.policy, test.data_set, seed, test.classes, len(test.images))
     return QualityResult(*about, card, real, tuple(nodes))
 
 
+def _sample(images: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Which real images stand beside the generated ones."""
+    return np.random.default_rng(seed).choice(images, min(count, images), replace=False)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The test images, as all that is generated is compared with them.
+
+    Attributes:
+        features_Nn: Their features.
+        radius_N: `metrics.radii` of these.
+    """
+
+    features_Nn: Vectors
+    radius_N: Vectors
+
+    @classmethod
+    def of(cls, model: Classifier, images_NHWC: NDArray[np.uint8]) -> Reference:
+        """That of these images."""
+        features_Nn = classifiers.describe(model, images_NHWC)
+        return cls(features_Nn, radii(features_Nn, NEIGHBORS))
+
+
 def score(
-    model: Classifier, images_MHWC: NDArray[np.uint8], reference_Nn: Vectors, seed: int
+    model: Classifier, images_MHWC: NDArray[np.uint8], reference: Reference, seed: int
 ) -> QualityScores:
     """All figures of one set of images.
 
     Args:
         model: Gives features and judgements.
         images_MHWC: The images to judge.
-        reference_Nn: Features of the test images.
+        reference: The test images.
         seed: Of KID's subsets.
     """
+    reference_Nn = reference.features_Nn
     features_Mn = classifiers.describe(model, images_MHWC)
     shares = confident_shares(classifiers.judge(model, images_MHWC), CONFIDENCE)
     needed = COVERED / len(shares)
     size = max(2, min(_SUBSET_SIZE, len(features_Mn) // 2, len(reference_Nn) // 2))
     kid = kernel_distance(reference_Nn, features_Mn, _SUBSETS, size, np.random.default_rng(seed))
-    near = neighborhoods(reference_Nn, features_Mn, NEIGHBORS)
+    near = neighborhoods(reference_Nn, features_Mn, NEIGHBORS, reference.radius_N)
     return QualityScores(
         images=len(images_MHWC),
         kid=kid.mean,
@@ -137,13 +166,15 @@ def origins(
     )
 
 
-def training_shards(run: RunDirectory, test: LabelledImages) -> dict[int, LabelledImages]:
+def training_shards(
+    run: RunDirectory, test: LabelledImages, *, needed: bool = True
+) -> dict[int, LabelledImages]:
     """The labelled training images by node.
 
     Nodes whose shards are elsewhere, or without labels, are left out: shards are private.
 
     Raises:
-        InputError: No node's shard is here with labels, or a shard does not fit the test images.
+        InputError: One is needed, and no node's shard is here with labels; or a shard does not fit the test images.
     """
     shards: dict[int, LabelledImages] = {}
     refusals: list[InputError] = []
@@ -152,18 +183,42 @@ def training_shards(run: RunDirectory, test: LabelledImages) -> dict[int, Labell
             shards[node.id] = run.training_images(node.id)
         except InputError as error:
             refusals.append(error)
-    if not shards:
+    if needed and not shards:
         raise refusals[0]
     for shard in shards.values():
-        if shard.image_shape != test.image_shape or int(shard.labels.max()) >= len(test.classes):
-            problem = f"images of {shard.image_shape} (size, channels), labels up to {shard.labels.max()}"
-            mend = f"as the test images: {test.image_shape}, labels up to {len(test.classes) - 1}"
-            raise InputError(shard.path, problem, mend)
+        _check_fits(shard, test)
     return shards
 
 
+def classifier_images(
+    shards: Mapping[int, LabelledImages], labelled: Path | None, test: LabelledImages
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """What the classifier learns from, (N, H, W, C) and (N,): all shards, or where a file is given the images in that.
+
+    Raises:
+        InputError: The file holds no labelled images, or they do not fit the test images.
+    """
+    if labelled is None:
+        return training_pool(list(shards.values()))
+    images = labelled_images(labelled)
+    _check_fits(images, test)
+    return training_pool([images])
+
+
+def _check_fits(shard: LabelledImages, test: LabelledImages) -> None:
+    if shard.image_shape != test.image_shape or int(shard.labels.max()) >= len(test.classes):
+        problem = f"images of {shard.image_shape} (size, channels), labels up to {shard.labels.max()}"
+        mend = f"as the test images: {test.image_shape}, labels up to {len(test.classes) - 1}"
+        raise InputError(shard.path, problem, mend)
+
+
+def held_classes(labels: NDArray[np.int64]) -> frozenset[int]:
+    """Classes that a node holds, by the labels (N,) of its images."""
+    return frozenset(np.flatnonzero(np.bincount(labels) >= HELD * len(labels)).tolist())
+
+
 def training_pool(shards: Sequence[LabelledImages]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The training images of all nodes together, (N, H, W, C) and (N,).
+    """The training images of all shards together, (N, H, W, C) and (N,).
 
     In the order of the data set where the shards tell it, so that every split of the same images gives the same
     classifier.
@@ -202,9 +257,10 @@ def generator_of(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple
 
 
 def classifier_of(
-    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages, seed: int
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages
 ) -> tuple[Classifier, ClassifierCard]:
     """The classifier of these training images, and what is known of it."""
-    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), Recipe(seed=seed))
+    recipe = Recipe(seed=_CLASSIFIER_SEED)
+    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), recipe)
     wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
     return model, ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)

@@ -168,7 +168,7 @@ class RunDirectory:
         Raises:
             InputError: The shard is missing, unreadable or without labels.
         """
-        return _labelled(self.node(node_id).shard)
+        return labelled_images(self.node(node_id).shard)
 
     def test_images(self) -> LabelledImages:
         """The test images with their labels, which no node is ever given.
@@ -176,7 +176,7 @@ class RunDirectory:
         Raises:
             InputError: The file is missing, unreadable or without labels.
         """
-        return _labelled(self.path / "shards" / "test.npz")
+        return labelled_images(self.path / "shards" / "test.npz")
 
 
 def read_run(path: Path) -> RunDirectory:
@@ -223,7 +223,12 @@ def _node(view: NodeView) -> RunNode:
     )
 
 
-def _labelled(path: Path) -> LabelledImages:
+def labelled_images(path: Path) -> LabelledImages:
+    """A shard with labels.
+
+    Raises:
+        InputError: The file is missing, unreadable or without labels.
+    """
     shard = load_shard(path)
     if shard.labels is None:
         mend = "a shard with an array `labels`: without classes features cannot be judged"

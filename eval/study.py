@@ -68,7 +68,7 @@ class Cell:
         seed: Of the split and of the training.
         command: What trained it.
         machine: Where it was trained.
-        versions: By what code, its commit among them.
+        versions: By what code: versions of packages, and digests of the sources of `node/` and `eval/`.
         inputs: Digest of everything that it was made from.
         settings: Complete, as `node.config.Settings` dumps them.
         seconds: Time of each stage; None where it was interrupted.

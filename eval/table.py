@@ -133,7 +133,7 @@ class Comparison:
         ours: The arm that is hoped to be better.
         theirs: The other.
         figure: `linear` or `rbf`, errors of the trained D, all layers; `pooled`, of its pooled layers by the RBF kernel;
-            `kid`; where some node lacks a class also `own_covered` and `neighbors_covered`, classes that a node's images
+            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `kid`; where some node lacks a class also `own_covered` and `neighbors_covered`, classes that a node's images
             cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
@@ -152,11 +152,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Target:
-    """An arm's headline, trained D, all layers, kernel chosen, against what it should be below.
+    """An arm's trained D, all layers, against what it should be below.
 
     Attributes:
         arm: Name.
-        against: `paper` for the mean of the paper's row of the same policy, or `pixels` for raw pixels in this study.
+        kernel: `chosen`, `linear` or `rbf`.
+        against: `paper` for the mean of the paper's row of the same policy, or `pixels` for raw pixels in this study, by the same
+            kernel.
         limit: That mean, in %.
         error: The arm's.
         mean_below: Whether the mean is.
@@ -165,6 +167,7 @@ class Target:
     """
 
     arm: str
+    kernel: str
     against: str
     limit: float
     error: Estimate
@@ -187,7 +190,7 @@ class VariantTable:
         comparisons: The study's pairs.
         targets: Of each arm.
         collapsed: Every such node.
-        unlike: Seeds whose arms were judged by different classifiers, or on different machines, so that their scores cannot be compared.
+        unlike: Seeds whose arms were trained or judged by different code or on different machines, so that they cannot be compared.
     """
 
     variant: str
@@ -207,7 +210,7 @@ class Origin:
     """Cells that one code made on one machine.
 
     Attributes:
-        versions: Its commit among them.
+        versions: As in a cell's file.
         machine: Processor and the like.
         cells: Names.
     """

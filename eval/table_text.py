@@ -28,6 +28,8 @@ _FIGURES = {
     "linear": ("error, linear, points", 2),
     "rbf": ("error, RBF, points", 2),
     "pooled": ("error, RBF, pooled, points", 2),
+    "joined": ("error, RBF, with neighbours' D, points", 2),
+    "joined_pooled": ("error, RBF, with neighbours' D, pooled, points", 2),
     "kid": ("KID, % of theirs", 1),
     "own_covered": ("own classes covered", 2),
     "neighbors_covered": ("neighbours' classes covered", 2),
@@ -187,13 +189,16 @@ def _generators(variant: VariantTable) -> Section:
             for score, (_, digits) in shown.items()
         ]
         rows.append([arm or "real images", *cells])
-    unlike = ", ".join(map(str, variant.unlike))
-    warning = (
-        f"Not comparable: arms of seed {unlike} were judged by different classifiers, or on different machines."
-        if unlike
-        else ""
-    )
-    return Section("Generated images", rows, (warning,) if warning else ())
+    return Section("Generated images", rows, _unlike(variant))
+
+
+def _unlike(variant: VariantTable) -> tuple[str, ...]:
+    """A warning, where there is reason for one."""
+    if not variant.unlike:
+        return ()
+    seeds = ", ".join(map(str, variant.unlike))
+    causes = "code, machine and classifier are not the same"
+    return (f"Not comparable: arms of seed {seeds} were trained or judged differently ({causes}).",)
 
 
 def _comparisons(variant: VariantTable) -> Section:
@@ -201,7 +206,7 @@ def _comparisons(variant: VariantTable) -> Section:
     return Section(
         "Comparisons, paired by seed and node",
         [head, *(_comparison(found) for found in variant.comparisons)],
-        (_PAIRED,),
+        (_PAIRED, *_unlike(variant)),
     )
 
 
@@ -229,10 +234,11 @@ def _excludes_zero(change: Estimate) -> str:
 
 
 def _targets(variant: VariantTable) -> Section:
-    rows = [["arm", "to be below", "limit", "mean", "95%, Student", "mean below", "interval below"]]
+    rows = [["arm", "kernel", "to be below", "limit", "mean", "95%, Student", "mean below", "interval below"]]
     rows += [
         [
             target.arm,
+            target.kernel,
             _AGAINST[target.against],
             _number(target.limit),
             _estimate(target.error),

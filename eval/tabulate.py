@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +39,8 @@ ORIGINS = ("own_covered", "neighbors_covered", "unseen_covered")
 """Scores of variants in which some node lacks a class."""
 _FLOORS = ("untrained", "pixels")
 _TRAINED, _POOLED = ("discriminator", "all"), ("discriminator", "pooled")
+_JOINED, _JOINED_POOLED = ("neighborhood", "all"), ("neighborhood", "pooled")
+_KERNELS = ("chosen", "linear", "rbf")
 
 _Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 
@@ -204,6 +207,8 @@ def _comparisons(
         "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
         "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
         "pooled": lambda cells: _errors(cells, (*_POOLED, "rbf")),
+        "joined": lambda cells: _errors(cells, (*_JOINED, "rbf")),
+        "joined_pooled": lambda cells: _errors(cells, (*_JOINED_POOLED, "rbf")),
         "kid": lambda cells: _scores(cells, "kid"),
     }
     if _is_skewed(ours[1]):
@@ -236,32 +241,34 @@ def _targets(
     *,
     comparable: bool,
 ) -> Iterator[Target]:
-    pixels = next((row.overall.value for row in floors if row.kind == ("pixels", None, "chosen")), None)
-    for row in errors:
-        if row.kind != HEADLINE or row.arm is None:
+    pixels = {row.kernel: row.overall.value for row in floors if row.source == "pixels"}
+    by_kind = {(row.arm, row.kind): row.overall for row in errors}
+    for arm, kernel in product(arms, _KERNELS):
+        error = by_kind.get((arm, (*_TRAINED, kernel)))
+        if error is None:
             continue
-        paper = PAPER_ERRORS.get(_policy(arms[row.arm]) or "")
+        paper = PAPER_ERRORS.get(_policy(arms[arm]) or "")
         if comparable and paper:
-            yield _target(row.arm, "paper", float(np.mean(list(paper.values()))), row.overall)
-        if pixels is not None:
-            yield _target(row.arm, "pixels", pixels, row.overall)
+            yield _target(arm, kernel, "paper", float(np.mean(list(paper.values()))), error)
+        if kernel in pixels:
+            yield _target(arm, kernel, "pixels", pixels[kernel], error)
 
 
-def _target(arm: str, against: str, limit: float, error: Estimate) -> Target:
+def _target(arm: str, kernel: str, against: str, limit: float, error: Estimate) -> Target:
     bootstrap, student = (
         interval.high < limit if interval else None for interval in (error.bootstrap, error.student)
     )
-    return Target(arm, against, limit, error, error.value < limit, bootstrap, student)
+    return Target(arm, kernel, against, limit, error, error.value < limit, bootstrap, student)
 
 
 def _unlike(cells: Sequence[Cell]) -> tuple[int, ...]:
-    """Seeds whose classifiers are not the same: of other images, or trained where numbers are rounded otherwise."""
-    classifiers: dict[int, set[str]] = {}
+    """Seeds whose arms were trained by different code, or where numbers are rounded otherwise, or judged by different classifiers."""
+    makers: dict[int, set[str]] = {}
     for cell in cells:
-        if cell.quality:
-            facts = [cell.quality.classifier.digest, cell.machine, cell.versions.get("torch")]
-            classifiers.setdefault(cell.seed, set()).add(json.dumps(facts, sort_keys=True))
-    return tuple(sorted(seed for seed, made in classifiers.items() if len(made) > 1))
+        facts = [cell.machine, *(cell.versions.get(name) for name in ("torch", "node/"))]
+        facts += [cell.quality.classifier.digest] if cell.quality else []
+        makers.setdefault(cell.seed, set()).add(json.dumps(facts, sort_keys=True))
+    return tuple(sorted(seed for seed, made in makers.items() if len(made) > 1))
 
 
 def _origins(cells: Sequence[Cell]) -> tuple[Origin, ...]:

@@ -4,6 +4,7 @@ STUDY_DIR/study.json          the study, for `dgan-eval table`
 STUDY_DIR/cells/NAME.json     a finished cell: its settings, what it ran on, probe and quality
 STUDY_DIR/runs/NAME/          its run directory, which is not needed any more once the file is there
 STUDY_DIR/runs/NAME.log       what its commands printed
+STUDY_DIR/classifiers/        all training images of the data set, and the classifiers that learnt from them
 
 A cell that has a file is never run again, wherever the file was made: files of one study may be brought together from
 several machines.
@@ -12,6 +13,8 @@ several machines.
 from __future__ import annotations
 
 import enum
+import hashlib
+import importlib
 import json
 import os
 import platform
@@ -20,16 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.datasets import load_data
 from launcher.live import Status, read_status
 from launcher.prepare import RUN_FILE
+from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
+from node.shards import save_shard
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
 
 TRAINING_FAILED, NEIGHBOR_LOST = "TrainingError", "NeighborTimeoutError"
 """What a node's status calls the failures that training brings about: its own, and in lockstep a neighbour's."""
 _ENDS = {TRAINING_FAILED: "gave up", NEIGHBOR_LOST: "lost a neighbour"}
+_REVISION = ("cpu family", "model", "stepping")
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -95,6 +102,13 @@ class Progress:
         return self.directory / "classifiers"
 
     @property
+    def labelled(self) -> Path:
+        """What they learn from: all training images of the data set, as the cell's settings have them."""
+        facts = [self.cell.data, self.cell.settings.image.model_dump(mode="json")]
+        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return self.classifiers / f"{name}.npz"
+
+    @property
     def probe_file(self) -> Path:
         """What `dgan-eval probe` leaves."""
         return self.run_dir / "eval" / "probe.json"
@@ -134,6 +148,22 @@ def progress_of(study: Study, cells: Sequence[Cell], directory: Path) -> list[Pr
             _check_same(study, each)
             each.phase = Phase.DONE
     return found
+
+
+def write_labelled(cells: Sequence[Progress], *, progress: bool = False) -> None:
+    """Makes what classifiers learn from, for the cells that are to be judged; a file that is there is kept.
+
+    Args:
+        cells: Those of a study.
+        progress: Whether to show downloads on standard error.
+
+    Raises:
+        InputError: A data set cannot be read, or does not suit the settings.
+    """
+    for each in cells:
+        if each.phase is not Phase.DONE and not each.labelled.exists():
+            data = load_data(each.cell.data, progress=progress)
+            save_shard(each.labelled, make_shard(data, each.cell.settings))
 
 
 def _settle_ports(cells: Sequence[Progress]) -> None:
@@ -216,7 +246,10 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
         "command": command,
         "inputs": cell.inputs,
         "machine": machine(),
-        "versions": {name: record.get(name) for name in ("dgan", "python", "torch")},
+        "versions": {
+            **{name: record.get(name) for name in ("dgan", "python", "torch")},
+            **{f"{package}/": _digest(package) for package in ("node", "eval")},
+        },
         "seconds": {
             "training": round(seconds[Phase.TRAINING], 1) if whole else None,
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
@@ -231,13 +264,27 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
 
 def machine() -> dict[str, Any]:
     """What a cell ran on: training is repeated bit for bit only where all of this is the same."""
-    names, flags = [platform.machine()], set[str]()
-    if (facts := Path("/proc/cpuinfo")).exists():
-        lines = [line.partition(":") for line in facts.read_text(encoding="utf-8").splitlines()]
-        names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
-        flags = {flag for key, _, value in lines if key.strip() == "flags" for flag in value.split()}
-    known = [flag for flag in _TELLING_FLAGS if flag in flags]
-    return {"processor": names[0], "instructions": known, "cores": os.cpu_count()}
+    facts: dict[str, str] = {}
+    if (file := Path("/proc/cpuinfo")).exists():
+        lines = [line.partition(":") for line in file.read_text(encoding="utf-8").splitlines()]
+        facts = {key.strip(): value.strip() for key, _, value in lines}
+    flags = facts.get("flags", "").split()
+    return {
+        "processor": facts.get("model name", platform.machine()),
+        "revision": [facts[name] for name in _REVISION if name in facts],  # names may be the same for years
+        "instructions": [flag for flag in _TELLING_FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+    }
+
+
+def _digest(package: str) -> str:
+    """Of the sources of one of the project's packages, which its version need not tell."""
+    folder = Path(str(importlib.import_module(package).__file__)).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".py", ".toml"):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _node(status: Status | None) -> dict[str, Any]:

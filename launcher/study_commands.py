@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from launcher.cells import Phase, progress_of, write_study
+from launcher.cells import Phase, progress_of, write_labelled, write_study
 from launcher.datasets import DATA_SETS
 from launcher.prepare import locked
 from launcher.study import read_study
@@ -25,7 +26,7 @@ _BASE_PORT = 20_000
 @click.command(
     epilog=example(
         "dgan-launch study examples/studies/table1.toml",
-        "dgan-launch study examples/studies/table1.toml --only uniform.iid.s3 --study-dir runs/again",
+        "dgan-launch study examples/studies/table1.toml --only uniform.iid.s3 --study-dir runs/again/table1",
     )
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="STUDY")
@@ -65,9 +66,11 @@ def study(ctx: click.Context, /, file: Path, only: tuple[str, ...], **options: A
             )
         return
     command = shlex.join(["dgan-launch", "study", str(file), *(["--data", data] if data else [])])
-    manner = Manner(options["jobs"] or -(-(os.cpu_count() or 1) // 2), found.neighborhood, command)
+    jobs = options["jobs"] or -(-(os.cpu_count() or 1) // 2)
+    manner = Manner(jobs, found.neighborhood, f"{command} --study-dir runs/again/{found.name} --only")
     with locked(directory):
         write_study(found, directory, command)
+        write_labelled(cells, progress=sys.stderr.isatty())
         with open_view(Console()) as view:
             status = conduct(cells, manner, view)
     done = sum(each.phase is Phase.DONE for each in cells)

@@ -73,14 +73,14 @@ class Manner:
     Attributes:
         jobs: Cells at a time.
         neighborhood: Whether to probe the features of neighbours' discriminators too.
-        command: What a user types for the whole study.
+        again: What a user types to make a cell again, but for its name.
         clock: Monotonic seconds.
         spawn: Starts a command.
     """
 
     jobs: int
     neighborhood: bool
-    command: str
+    again: str
     clock: Callable[[], float] = time.monotonic
     spawn: Callable[[Sequence[str], Mapping[str, str], Path], Process] = spawn
 
@@ -162,7 +162,7 @@ class _Job:
             self._start(following)
             return True
         if following is Phase.DONE:
-            again = f"{self._manner.command} --only {self.progress.cell.name} --study-dir runs/again"
+            again = f"{self._manner.again} {self.progress.cell.name}"
             write_cell(self.progress, again, whole=self._is_whole)
         self.progress.phase = following
         return False
@@ -224,4 +224,5 @@ class _Job:
             asked = [*seed, "--floors" if cell.floors else "--no-floors"]
             asked += ["--neighborhood"] if self._manner.neighborhood else []
             return ["eval", "probe", str(progress.run_dir), *asked]
-        return ["eval", "quality", str(progress.run_dir), *seed, "--classifiers", str(progress.classifiers)]
+        folders = ["--classifiers", str(progress.classifiers), "--labelled", str(progress.labelled)]
+        return ["eval", "quality", str(progress.run_dir), *seed, *folders]

@@ -15,7 +15,16 @@ from sklearn.datasets import load_digits
 
 from eval import classifier as classifiers
 from eval.classifier import Classifier, Recipe, full_contrast, shuffled
-from eval.quality import CONFIDENCE, origins, quality, score, training_pool, training_shards
+from eval.quality import (
+    CONFIDENCE,
+    Reference,
+    held_classes,
+    origins,
+    quality,
+    score,
+    training_pool,
+    training_shards,
+)
 from eval.results import ClassOrigins, QualityScores, read_quality, write_result
 from eval.runs import RunDirectory, read_run
 from node.shards import load_shard, save_shard
@@ -134,17 +143,41 @@ def test_every_nodes_images_are_judged(make_toy_run: MakeRun, tmp_path: Path) ->
 def test_the_classifier_is_trained_once(
     make_toy_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays in a folder under its digest, and another run on the same data takes it from there."""
+    """It stays in a folder under its digest; another seed and another run on the same data take it from there."""
     first, second = (read_run(make_toy_run(tmp_path / name)) for name in ("first", "second"))
     folder = tmp_path / "classifiers"
     result = quality(first, [1], 0, folder)
     (file,) = folder.iterdir()
     assert file.name == f"{result.classifier.digest}.safetensors"
-    other = quality(first, [1], 1, folder)
-    assert {path.stem for path in folder.iterdir()} == {result.classifier.digest, other.classifier.digest}
     monkeypatch.setattr(classifiers, "train", lambda *_: pytest.fail("trained again"))
     assert quality(first, [1], 0, folder) == result
+    assert quality(first, [1], 1, folder).nodes != result.nodes
     assert quality(second, [1], 0, folder).classifier == result.classifier
+
+
+@pytest.mark.usefixtures("_short_training")
+def test_the_classifier_learns_from_labelled_images_that_are_given(
+    make_toy_run: MakeRun, tmp_path: Path
+) -> None:
+    """In the place of the nodes' own, which need not be here; images that are unlike the test images are refused."""
+    run = read_run(make_toy_run(tmp_path / "run"))
+    test = load_shard(run.path / "shards" / "test.npz")
+    more, odd = tmp_path / "more.npz", tmp_path / "odd.npz"
+    save_shard(more, dataclasses.replace(test, index=None))
+    save_shard(odd, dataclasses.replace(test, images=test.images.repeat(2, axis=1).repeat(2, axis=2)))
+    assert quality(run, [1], 0, tmp_path, labelled=more).classifier.training_images == 60
+    with pytest.raises(InputError, match=r"odd\.npz: images of \(16, 1\).*as the test images: \(8, 1\)"):
+        quality(run, [1], 0, tmp_path, labelled=odd)
+    for node in run.nodes:
+        node.shard.unlink()
+    result = quality(run, [1], 0, tmp_path, labelled=more)
+    assert result.classifier.training_images == 60
+    assert result.nodes[0].origins is None
+
+
+def test_a_class_of_few_images_is_not_held() -> None:
+    """One in a hundred is; a mix that is drawn from all classes has some of each."""
+    assert held_classes(np.array([0] * 980 + [2] * 10 + [5] * 9)) == {0, 2}
 
 
 def test_several_may_keep_one_classifier_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +207,7 @@ def test_a_grey_background_costs_distance_and_no_class(make_toy_run: MakeRun, tm
     run = read_run(make_toy_run(tmp_path / "run"))
     own, test = run.training_images(1), run.test_images()
     model = classifiers.train(own.images, own.labels, 3, Recipe(seed=0, steps=60))
-    reference = classifiers.describe(model, test.images)
+    reference = Reference.of(model, test.images)
     grey = (120 + own.images // 3).astype(np.uint8)
     plain, faint = (score(model, images, reference, 0) for images in (own.images, grey))
     assert faint.classes_covered == plain.classes_covered == 3

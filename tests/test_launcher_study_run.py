@@ -109,7 +109,7 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Progress]:
 def run(cells: list[Progress], commands: Commands, jobs: int = 1) -> tuple[int, list[str]]:
     """Exit status and events."""
     view = Events()
-    manner = Manner(jobs, neighborhood=True, command="dgan-launch study small.toml", spawn=commands)
+    manner = Manner(jobs, neighborhood=True, again="dgan-launch study small.toml --only", spawn=commands)
     return conduct(cells, manner, view), view.told
 
 
@@ -125,7 +125,7 @@ def test_each_cell_is_trained_then_probed_then_judged(cells: list[Progress]) -> 
     assert all("--neighborhood" in words for words in commands.words if words[1] == "probe")
     found = json.loads(cells[3].file.read_text())
     assert (found["arm"], found["variant"], found["seed"]) == ("uniform", "all", 2)
-    assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2 --study-dir runs/again"
+    assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2"
     assert found["inputs"] == cells[3].cell.inputs
     assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None}
 
@@ -228,6 +228,6 @@ def test_a_run_directory_in_use_is_waited_for(cells: list[Progress]) -> None:
             fcntl.flock(held, fcntl.LOCK_UN)
             return commands(words, environment, log)
 
-        manner = Manner(1, neighborhood=False, command="", spawn=let_go)
+        manner = Manner(1, neighborhood=False, again="", spawn=let_go)
         assert conduct(cells[:2], manner, Events()) == 0
     assert list(dict.fromkeys(cell for cell, _ in commands.started)) == [CELLS[1], CELLS[0]]
