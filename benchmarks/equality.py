@@ -56,6 +56,7 @@ from node.hardware import choose_device, computes_in_bfloat16, prepare_processor
 from node.models import Discriminator
 from node.shards import Shard
 from node.trainer import Trainer
+from topology.errors import InputError
 from topology.graph import ring
 
 PRECISIONS = ("float32", "bfloat16")
@@ -338,7 +339,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="where nodes train: cpu, cuda or auto")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    options.device = str(choose_device(options.device, 0))
+    try:
+        options.device = str(choose_device(options.device, 0))
+    except (InputError, RuntimeError) as error:
+        parser.error(str(error))
     name = "equality.json" if options.subject == "training" else f"equality-{options.subject}.json"
     options.output = options.output or ROOT / "results" / name
     return options

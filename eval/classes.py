@@ -82,7 +82,8 @@ class _Subject:
 
     def holders(self) -> list[str]:
         """Who has images of each class, as far as labels are here."""
-        held = {j: held_classes(shard.labels) for j, shard in self.shards.items()}
+        classes = len(self.test.classes)
+        held = {j: held_classes(shard.labels, classes) for j, shard in self.shards.items()}
         own, neighbors = held[self.node_id], self.run.node(self.node_id).neighbors
         theirs = set[int]().union(*(held.get(j, ()) for j in neighbors))
         others = "neither's" if held.keys() >= set(neighbors) else "not own"

@@ -1,6 +1,6 @@
 """A small classifier in whose features generated images are compared with real ones.
 
-It learns from the training images of the run; the test images only measure it. Half of what it sees is stretched to
+It learns from training images alone; the test images only measure it. Half of what it sees is stretched to
 full contrast, as every image is before it is judged: a generator's grey background must not pass for a class. Nor
 must noise, of which a plain classifier is as sure as of a digit: shuffled images teach it one more class, nothing.
 Its features, by contrast, are taken from the images as they are, so that a grey background costs distance.
@@ -127,8 +127,10 @@ def kept(
 
 def digest(images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64], classes: int, recipe: Recipe) -> str:
     """xxh3-128 of what a classifier is made from; equal digests mean the same classifier."""
-    described = json.dumps([asdict(recipe), classes, list(images_NHWC.shape)]).encode()
-    return xxhash.xxh3_128_hexdigest(described + images_NHWC.tobytes() + labels_N.tobytes())
+    digest = xxhash.xxh3_128(json.dumps([asdict(recipe), classes, list(images_NHWC.shape)]).encode())
+    for array in (images_NHWC, labels_N):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def train(

@@ -31,8 +31,9 @@ NEIGHBORS = 5
 CONFIDENCE = 0.9
 COVERED = 0.2
 """A class is covered by this part of its even share: 2% of the images where there are ten classes."""
-HELD = 0.01
-"""A node holds a class that makes this part of its images: a Dirichlet mix has some of nearly every class."""
+HELD = 0.1
+"""A node holds a class with this part of its even share: 1% of its images where there are ten classes. A mix that is drawn
+from all of them has an image or two of nearly each."""
 _SUBSETS, _SUBSET_SIZE = 100, 1000
 _CLASSIFIER_SEED = 0  # one for all: runs on the same images are judged by the same classifier
 
@@ -50,7 +51,7 @@ def quality(
     Args:
         run: The run.
         node_ids: Which of its nodes.
-        seed: Of the noise and the subsets.
+        seed: Of the noise, the real images and the subsets.
         folder: Where classifiers are kept, each under the digest of the images that it learned from.
         tell: Called with one line before the classifier, the real images and each node: len(node_ids) + 2 times.
         labelled: A shard of labelled training images for the classifier; None for those of the nodes that are here.
@@ -62,7 +63,7 @@ def quality(
     count = image_count(test)
     generators = {node_id: generator_of(run, node_id, test) for node_id in node_ids}
     shards = training_shards(run, test, needed=labelled is None)
-    held = {node_id: held_classes(shard.labels) for node_id, shard in shards.items()}
+    held = {i: held_classes(shard.labels, len(test.classes)) for i, shard in shards.items()}
     images, labels = classifier_images(shards, labelled, test)
     tell(f"{run.run_id}: classifier of {len(labels)} images")
     model, card = classifier_of(folder, images, labels, test)
@@ -200,9 +201,18 @@ def classifier_images(
     """
     if labelled is None:
         return training_pool(list(shards.values()))
-    images = labelled_images(labelled)
-    _check_fits(images, test)
-    return training_pool([images])
+    given = labelled_images(labelled)
+    _check_fits(given, test)
+    if given.classes != test.classes:
+        problem = f"{len(given.classes)} classes, {_few(given.classes)}"
+        raise InputError(
+            labelled, problem, f"those of the test images: {len(test.classes)}, {_few(test.classes)}"
+        )
+    return training_pool([given])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")  # noqa: PLR2004 - enough to recognise them
 
 
 def _check_fits(shard: LabelledImages, test: LabelledImages) -> None:
@@ -212,9 +222,10 @@ def _check_fits(shard: LabelledImages, test: LabelledImages) -> None:
         raise InputError(shard.path, problem, mend)
 
 
-def held_classes(labels: NDArray[np.int64]) -> frozenset[int]:
-    """Classes that a node holds, by the labels (N,) of its images."""
-    return frozenset(np.flatnonzero(np.bincount(labels) >= HELD * len(labels)).tolist())
+def held_classes(labels: NDArray[np.int64], classes: int) -> frozenset[int]:
+    """Those of so many classes that a node holds, by the labels (N,) of its images."""
+    counts = np.bincount(labels, minlength=classes)
+    return frozenset(np.flatnonzero(counts >= max(1, HELD / classes * len(labels))).tolist())
 
 
 def training_pool(shards: Sequence[LabelledImages]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

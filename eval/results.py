@@ -163,8 +163,8 @@ class ClassOrigins:
     A class is named by its place in `QualityResult.classes`.
 
     Attributes:
-        own: Classes with at least one image in the node's own shard.
-        neighbors: Classes with at least one image in a direct neighbour's shard, be they its own or not.
+        own: Classes that the node's own shard holds: with a tenth of an even share of its images, or more.
+        neighbors: Classes that a direct neighbour's shard holds, be they its own or not.
         own_covered: How many of its own classes its images cover.
         neighbors_covered: How many of its neighbours' that are not its own.
         unseen_covered: How many of those that neither it nor a direct neighbour holds.
@@ -203,7 +203,7 @@ class ClassifierCard:
 
     Attributes:
         test_error: Wrong test images in percent.
-        training_images: Images of all nodes together that it learned from.
+        training_images: How many it learned from.
         features: Length of its penultimate layer.
         digest: xxh3-128 of the images, the labels and the recipe.
     """

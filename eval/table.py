@@ -190,7 +190,8 @@ class VariantTable:
         comparisons: The study's pairs.
         targets: Of each arm.
         collapsed: Every such node.
-        unlike: Seeds whose arms were trained or judged by different code or on different machines, so that they cannot be compared.
+        unlike: Seeds whose arms cannot be compared: trained by different code or on different machines, or judged by different
+            classifiers.
     """
 
     variant: str

@@ -265,7 +265,8 @@ def _unlike(cells: Sequence[Cell]) -> tuple[int, ...]:
     """Seeds whose arms were trained by different code, or where numbers are rounded otherwise, or judged by different classifiers."""
     makers: dict[int, set[str]] = {}
     for cell in cells:
-        facts = [cell.machine, *(cell.versions.get(name) for name in ("torch", "node/"))]
+        machine = {name: fact for name, fact in cell.machine.items() if name != "cores"}
+        facts = [machine, *(cell.versions.get(name) for name in ("torch", "node/"))]
         facts += [cell.quality.classifier.digest] if cell.quality else []
         makers.setdefault(cell.seed, set()).add(json.dumps(facts, sort_keys=True))
     return tuple(sorted(seed for seed, made in makers.items() if len(made) > 1))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ from typing import Any
 
 from launcher.datasets import load_data
 from launcher.live import Status, read_status
-from launcher.prepare import RUN_FILE
+from launcher.prepare import RUN_FILE, plain_name, source_digest
 from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
@@ -105,8 +104,8 @@ class Progress:
     def labelled(self) -> Path:
         """What they learn from: all training images of the data set, as the cell's settings have them."""
         facts = [self.cell.data, self.cell.settings.image.model_dump(mode="json")]
-        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        return self.classifiers / f"{name}.npz"
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        return self.classifiers / f"{plain_name(self.cell.data)}-{digest}.npz"
 
     @property
     def probe_file(self) -> Path:
@@ -153,17 +152,20 @@ def progress_of(study: Study, cells: Sequence[Cell], directory: Path) -> list[Pr
 def write_labelled(cells: Sequence[Progress], *, progress: bool = False) -> None:
     """Makes what classifiers learn from, for the cells that are to be judged; a file that is there is kept.
 
+    A cell whose data set cannot be read, or does not suit its settings, has failed.
+
     Args:
         cells: Those of a study.
         progress: Whether to show downloads on standard error.
-
-    Raises:
-        InputError: A data set cannot be read, or does not suit the settings.
     """
     for each in cells:
-        if each.phase is not Phase.DONE and not each.labelled.exists():
-            data = load_data(each.cell.data, progress=progress)
+        if each.phase is Phase.DONE or each.labelled.exists():
+            continue
+        try:
+            data = load_data(each.cell.data, progress=progress, where=f"{each.cell.name}: data")
             save_shard(each.labelled, make_shard(data, each.cell.settings))
+        except InputError as error:
+            each.phase, each.words = Phase.FAILED, str(error)
 
 
 def _settle_ports(cells: Sequence[Progress]) -> None:
@@ -247,8 +249,8 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
         "inputs": cell.inputs,
         "machine": machine(),
         "versions": {
-            **{name: record.get(name) for name in ("dgan", "python", "torch")},
-            **{f"{package}/": _digest(package) for package in ("node", "eval")},
+            **{name: record.get(name) for name in ("dgan", "python", "torch", "node/")},
+            "eval/": source_digest("eval"),
         },
         "seconds": {
             "training": round(seconds[Phase.TRAINING], 1) if whole else None,
@@ -263,7 +265,7 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What a cell ran on: training is repeated bit for bit only where all of this is the same."""
+    """What a cell ran on: training is repeated bit for bit only where all of this, but for the cores, is the same."""
     facts: dict[str, str] = {}
     if (file := Path("/proc/cpuinfo")).exists():
         lines = [line.partition(":") for line in file.read_text(encoding="utf-8").splitlines()]
@@ -275,16 +277,6 @@ def machine() -> dict[str, Any]:
         "instructions": [flag for flag in _TELLING_FLAGS if flag in flags],
         "cores": os.cpu_count(),
     }
-
-
-def _digest(package: str) -> str:
-    """Of the sources of one of the project's packages, which its version need not tell."""
-    folder = Path(str(importlib.import_module(package).__file__)).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".py", ".toml"):
-            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _node(status: Status | None) -> dict[str, Any]:

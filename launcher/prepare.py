@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import importlib
 import json
 import platform
 import re
@@ -305,8 +307,18 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:64].strip("-.") or "run"
 
 
+def source_digest(package: str) -> str:
+    """Of the sources of one of the project's packages, which its version need not tell."""
+    folder = Path(str(importlib.import_module(package).__file__)).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".py", ".toml"):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "node/": source_digest("node")}
     for package in ("dgan", "torch"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)

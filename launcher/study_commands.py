@@ -71,6 +71,9 @@ def study(ctx: click.Context, /, file: Path, only: tuple[str, ...], **options: A
     with locked(directory):
         write_study(found, directory, command)
         write_labelled(cells, progress=sys.stderr.isatty())
+        for each in cells:
+            if each.phase is Phase.FAILED:
+                click.echo(f"{each.cell.name}: {each.phase} ({each.words})")
         with open_view(Console()) as view:
             status = conduct(cells, manner, view)
     done = sum(each.phase is Phase.DONE for each in cells)

@@ -162,10 +162,13 @@ def test_the_classifier_learns_from_labelled_images_that_are_given(
     """In the place of the nodes' own, which need not be here; images that are unlike the test images are refused."""
     run = read_run(make_toy_run(tmp_path / "run"))
     test = load_shard(run.path / "shards" / "test.npz")
-    more, odd = tmp_path / "more.npz", tmp_path / "odd.npz"
+    more, odd, other = (tmp_path / f"{name}.npz" for name in ("more", "odd", "other"))
     save_shard(more, dataclasses.replace(test, index=None))
     save_shard(odd, dataclasses.replace(test, images=test.images.repeat(2, axis=1).repeat(2, axis=2)))
+    save_shard(other, dataclasses.replace(test, classes=("x", "y", "z")))
     assert quality(run, [1], 0, tmp_path, labelled=more).classifier.training_images == 60
+    with pytest.raises(InputError, match=r"other\.npz: 3 classes, x, y, z; .* 3, a, b, c"):
+        quality(run, [1], 0, tmp_path, labelled=other)
     with pytest.raises(InputError, match=r"odd\.npz: images of \(16, 1\).*as the test images: \(8, 1\)"):
         quality(run, [1], 0, tmp_path, labelled=odd)
     for node in run.nodes:
@@ -176,8 +179,9 @@ def test_the_classifier_learns_from_labelled_images_that_are_given(
 
 
 def test_a_class_of_few_images_is_not_held() -> None:
-    """One in a hundred is; a mix that is drawn from all classes has some of each."""
-    assert held_classes(np.array([0] * 980 + [2] * 10 + [5] * 9)) == {0, 2}
+    """A tenth of an even share is; a mix that is drawn from all classes has some of each."""
+    assert held_classes(np.array([0] * 980 + [2] * 10 + [5] * 9), 10) == {0, 2}
+    assert held_classes(np.arange(1000) % 200, 200) == set(range(200))
 
 
 def test_several_may_keep_one_classifier_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

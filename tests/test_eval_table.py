@@ -203,11 +203,28 @@ def test_targets_are_the_papers_row_and_raw_pixels(study: Path) -> None:
     assert {kernel for _, kernel, _ in targets} == {"chosen", "linear", "rbf"}
     assert targets["alone", "chosen", "paper"].limit == pytest.approx(3.344)
     assert targets["alone", "chosen", "paper"].student_below
+    assert targets["alone", "linear", "pixels"].limit == pytest.approx(3.63)
     assert not targets["alone", "chosen", "pixels"].mean_below
     # 2.33 +- 0.5 by Student, +- 0.2 by three seeds drawn again.
     close = targets["info-gain", "chosen", "pixels"]
     assert (close.limit, close.mean_below, close.bootstrap_below, close.student_below) == (2.63, True, True, False)  # fmt: skip
     assert "bootstrap only" in run(study).stdout
+
+
+def test_features_with_the_neighbours_are_compared_too(study: Path) -> None:
+    """Where both arms have them."""
+    for arm, level in (("uniform", 2.0), ("info-gain", 1.8)):
+        for seed in SEEDS:
+            errors = {node: level + 0.1 * seed + 0.01 * node for node in NODES}
+            rows = [dataclasses.asdict(row) for row in probe_rows("neighborhood", "pooled", errors)]
+            edit(study, f"{arm}.iid.s{seed}", lambda cell, rows=rows: cell["probe"]["rows"].extend(rows))
+    found = [each for each in table_of(study).variants[0].comparisons if each.figure.startswith("joined")]
+    assert [(each.ours, each.theirs, each.figure) for each in found] == [
+        ("info-gain", "uniform", "joined_pooled")
+    ]
+    assert found[0].change is not None
+    assert found[0].change.value == pytest.approx(-0.2)
+    assert "with neighbours' D, pooled" in run(study).stdout
 
 
 def test_an_unfinished_study_is_shown_as_far_as_it_is(study: Path) -> None:
@@ -316,6 +333,7 @@ def test_other_data_stand_without_the_paper(study: Path) -> None:
         lambda cell: cell["machine"].update(processor="other"),
         lambda cell: cell["versions"].update({"node/": "f00"}),
     ],
+    ids=["classifier", "machine", "code"],
 )
 def test_arms_made_otherwise_are_told(study: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """By another classifier, machine or code than those of the same seed they cannot be compared."""

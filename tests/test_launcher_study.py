@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,17 @@ discriminator = {learning_rate = 0.05}
 graph = "pair.toml"
 split = {rule = "classes"}
 """
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "results").glob("*/cells/*.json")), ids=lambda file: file.stem
+)
+def test_a_stored_cell_is_of_the_study_as_it_stands(file: Path) -> None:
+    """Whoever changes a study makes its cells again, or takes them out."""
+    cell = json.loads(file.read_text(encoding="utf-8"))
+    study = read_study(ROOT / shlex.split(cell["command"])[2], data="mnist", base_port=20_000)
+    (found,) = study.chosen([file.stem])
+    assert found.inputs == cell["inputs"]
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +265,10 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     assert verdict(found, again) == ("every figure is the same", False)
     assert (found["settings"], found["machine"]) == (again["settings"], again["machine"])
     assert {node["state"] for node in found["nodes"].values()} == {"finished"}
+    assert (
+        found["quality"]["classifier"]["training_images"] == 1437
+    )  # all, and not the four digits of two nodes
+    assert {"torch", "node/", "eval/"} <= found["versions"].keys()
     assert found["command"].endswith("small.toml --study-dir runs/again/small --only uniform.pairs.s3")
     assert json.loads(Path("out/study.json").read_text())["comparisons"] == [["uniform", "alone"]]
 

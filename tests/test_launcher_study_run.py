@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cells import Phase, Progress, progress_of
+from launcher.cells import Phase, Progress, machine, progress_of, write_labelled
+from launcher.prepare import source_digest
 from launcher.study import read_study
 from launcher.study_run import Manner, conduct
+from node.shards import load_shard
 
 STUDY = """
 name = "small"
@@ -123,11 +125,46 @@ def test_each_cell_is_trained_then_probed_then_judged(cells: list[Progress]) -> 
     assert [each.phase for each in cells] == [Phase.DONE] * 4
     assert ["--floors" in words for words in commands.words if words[1] == "probe"] == [True, False] * 2
     assert all("--neighborhood" in words for words in commands.words if words[1] == "probe")
+    judging = [words for words in commands.words if words[1] == "quality"]
+    assert {words[words.index("--labelled") + 1] for words in judging} == {str(cells[0].labelled)}
     found = json.loads(cells[3].file.read_text())
     assert (found["arm"], found["variant"], found["seed"]) == ("uniform", "all", 2)
     assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2"
     assert found["inputs"] == cells[3].cell.inputs
     assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None}
+
+
+def test_classifiers_learn_from_all_images_of_the_data_set(cells: list[Progress]) -> None:
+    """One file for all cells with the same images; it is made once, and not for cells that are done."""
+    cells[0].phase = Phase.DONE
+    write_labelled(cells[:1])
+    assert not cells[0].classifiers.exists()
+    write_labelled(cells)
+    assert [each.name for each in cells[0].classifiers.iterdir()] == [cells[0].labelled.name]
+    assert len(load_shard(cells[3].labelled)) == 1437
+    cells[3].labelled.write_bytes(b"kept")
+    write_labelled(cells)
+    assert cells[3].labelled.read_bytes() == b"kept"
+
+
+def test_a_cell_whose_data_cannot_be_read_has_failed(tmp_path: Path) -> None:
+    """Its line names it; others go on."""
+    (tmp_path / "pair.toml").write_text("edges = [[1, 2]]\n")
+    (tmp_path / "small.toml").write_text(STUDY + 'data = "nowhere"\n')
+    study = read_study(tmp_path / "small.toml", data=None, base_port=20_000)
+    cells = progress_of(study, study.cells, tmp_path / "out")
+    write_labelled(cells)
+    assert [each.phase for each in cells] == [Phase.WAITING, Phase.FAILED] * 2
+    assert cells[1].words.startswith("uniform.all.s1: data: 'nowhere'")
+    commands = Commands()
+    assert run(cells, commands)[0] == 1
+    assert {cell for cell, _ in commands.started} == {CELLS[0], CELLS[2]}
+
+
+def test_code_and_processor_are_told_by_more_than_a_name() -> None:
+    """A version and a model name stay the same for a long time."""
+    assert source_digest("node") == source_digest("node") != source_digest("eval")
+    assert {"processor", "revision", "instructions", "cores"} == machine().keys()
 
 
 def test_a_cell_that_is_done_is_left_alone(cells: list[Progress]) -> None:
