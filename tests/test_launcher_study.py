@@ -278,13 +278,15 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
 
 @pytest.mark.system
 def test_a_cell_that_cannot_be_run_fails_in_one_line() -> None:
-    """With the log that tells more; status 1."""
-    Path("small.toml").write_text(STUDY.replace("[variants.iid]", '[variants.iid]\ndata = "nowhere"'))
-    status, printed = finish(study("--study-dir", "out", "--only", "alone.iid.s3"))
+    """With the log that tells more, if anything was started; status 1."""
+    variants = '[variants.iid]\nsplit = {images_per_node = 5000}\n[variants.far]\ndata = "nowhere"'
+    Path("small.toml").write_text(STUDY.replace("[variants.iid]", variants))
+    status, printed = finish(study("--study-dir", "out", "--only", "alone.iid.s3", "--only", "alone.far.s3"))
     assert status == 1
     assert "alone.iid.s3: failed (dgan-launch: error: " in printed
     assert "see out/runs/alone.iid.s3.log)" in printed
-    assert "0 of 1 cells done" in printed
+    assert "alone.far.s3: failed (alone.far.s3: data: 'nowhere' is neither" in printed
+    assert "0 of 2 cells done" in printed
 
 
 @pytest.mark.parametrize(
