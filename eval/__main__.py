@@ -147,7 +147,8 @@ def quality(
 ) -> None:
     """Measure each node's generated images: KID, FID, classes covered, precision, recall, density, coverage.
 
-    Distances are taken in the features of a small classifier of labelled training images, against the test images. Where a node lacks classes, those covered are also told by who holds them. Writes RUN_DIR/eval/quality.json.
+    Distances are taken in the features of a small classifier of labelled training images, against the test images.
+    Where a node lacks classes, those covered are also told by who holds them. Writes RUN_DIR/eval/quality.json.
     """
     runs = [(run, _chosen_nodes(run, node_ids)) for run in read_runs(run_dirs)]
     from eval.quality import quality as judge  # noqa: PLC0415 - see the top of the file
