@@ -173,7 +173,7 @@ class TrainingSettings(Section):
     """m of Algorithm 1: images, and noise vectors, in one batch."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Number format of the convolutions (autocast); weights, losses and optimisers stay float32. `auto`: bfloat16 on
-    a processor that computes in it, else float32."""
+    a processor that is faster in it, else float32."""
     device: str = Field("cpu", pattern=r"^(cpu|auto|cuda(:\d+)?)$")
     """`cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one, node 3 of a machine with two on the second."""
     cuda_graphs: bool = True

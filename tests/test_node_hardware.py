@@ -36,10 +36,30 @@ def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
     """And what is asked for by name is given anywhere."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     assert choose_precision("auto", CPU) == (torch.bfloat16 if has else torch.float32)
     assert choose_precision("auto", torch.device("cuda")) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     assert choose_precision("float32", CPU) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("able", "faster"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": True, "amx_tile": False}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": True, "amx_tile": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": False, "amx_tile": False}, True),  # made before AMX
+        ({"cpu_name": "AMD EPYC", "avx512_fp16": True, "amx_tile": False}, True),
+    ],
+)
+def test_auto_is_float32_where_amx_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, object], *, faster: bool
+) -> None:
+    """Intel's processors that were made for it do bfloat16's other instructions slowly."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if faster else torch.float32)
+    assert computes_in_bfloat16()
 
 
 def test_a_torch_that_does_not_tell_is_taken_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
