@@ -147,6 +147,9 @@ class CooperationSettings(Section):
     Bernoulli KL; `capped`: the same, no image counting for more than log 2; `tempered`: its square root; `competence`: it
     times how well the neighbour's D tells the node's real images from its generated ones; `novelty`: how far the change that
     the neighbour's D asks of a generated image points away from what the own D asks."""
+    statistics_weight: float = Field(3.0, ge=0)
+    """Under `territories`: what it counts in G's loss how far a neighbour's part of its images is, layer by layer, from the running
+    statistics of batch normalisation that the neighbour's D came with; 0 leaves that out."""
     max_age_s: float = Field(60.0, gt=0)
     """A neighbour silent for longer is no candidate (async mode), by this node's monotonic clock."""
 

@@ -49,15 +49,29 @@ class Divided:
     batch normalisation looks at whatever is judged together, and a D has only ever seen real batches of its own node.
 
     Attributes:
-        judges: One for each part.
+        judges: One for each part, the own D first.
     """
 
     judges: tuple[Discriminator, ...]
 
-    def __call__(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
-        """Logits (B,)."""
-        parts = zip(self.judges, images_BCHW.tensor_split(len(self.judges)), strict=True)
-        return torch.cat([judge(part, track=track) for judge, part in parts])
+    def __call__(
+        self, images_BCHW: Tensor, *, track: bool = False, gaps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Logits (B,).
+
+        Args:
+            images_BCHW: The images.
+            track: Whether the running statistics of batch normalisation move.
+            gaps: Takes, where given, how far each part is from its judge's, but for those that the first judge has; a part counts
+                by its share of the images.
+        """
+        logits = []
+        for judge, part_bCHW in zip(self.judges, images_BCHW.tensor_split(len(self.judges)), strict=True):
+            its: list[Tensor] | None = None if gaps is None or judge is self.judges[0] else []
+            logits.append(judge(part_bCHW, track=track, gaps=its))
+            if gaps is not None:
+                gaps.extend(gap * (len(part_bCHW) / len(images_BCHW)) for gap in its or ())
+        return torch.cat(logits)
 
 
 Judge = Discriminator | Forgiving | Divided

@@ -24,6 +24,10 @@ _LAST_MAP = 3  # D's convolutions of stride 2 end at 2 or 3 pixels
 _FIRST_MAP = 7  # G's first map has 4 to 7 pixels
 
 
+GAP_CAP = 10.0
+"""Deviations: of a channel that is further away than this no change is asked."""
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation whose running statistics move only where the caller says so.
 
@@ -33,6 +37,7 @@ class BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    _EPSILON = 1e-5  # as torch's own: of a channel that went dead the deviation is 0
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +56,20 @@ class BatchNorm(nn.Module):
             self.weight,
             self.bias,
             training=self.training,
+            eps=self._EPSILON,
         )
+
+    def gap(self, x_BCHW: Tensor) -> Tensor:
+        """How far a batch is from the running statistics, (): what DeepInversion leads images by (Yin et al. 2020, arXiv 1912.08795).
+
+        Squared differences of mean and of deviation, each in running deviations and no more than GAP_CAP of them; their mean over
+        the channels. So it is finite, and its gradient too, whatever statistics a neighbour has sent.
+        """
+        x_BCHW = x_BCHW.float()
+        deviation_C = (self.running_var + self._EPSILON).sqrt()
+        shift_C = (x_BCHW.mean(dim=(0, 2, 3)) - self.running_mean) / deviation_C
+        spread_C = (x_BCHW.var(dim=(0, 2, 3), correction=0) + self._EPSILON).sqrt() / deviation_C - 1
+        return torch.stack([shift_C, spread_C]).clamp(-GAP_CAP, GAP_CAP).square().sum(dim=0).mean()
 
 
 class Discriminator(nn.Module):
@@ -88,17 +106,29 @@ class Discriminator(nn.Module):
         # What a mean and a mean square count in the logit, by channel: nothing at first.
         self.moments = nn.Parameter(torch.zeros(2, channels)) if architecture.image_moments else None
 
-    def forward(self, images_BCHW: Tensor, *, track: bool = False) -> Tensor:
-        """Logits (B,) of images in [-1, 1]; `track` moves the running statistics of batch normalisation."""
-        return self.layers(images_BCHW, track=track)[-1].flatten()
+    def forward(
+        self, images_BCHW: Tensor, *, track: bool = False, gaps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Logits (B,) of images in [-1, 1].
 
-    def layers(self, images_BCHW: Tensor, *, track: bool = False) -> list[Tensor]:
+        Args:
+            images_BCHW: The images.
+            track: Whether the running statistics of batch normalisation move.
+            gaps: Takes, where given, how far the images are from these: `BatchNorm.gap` of each layer that has them.
+        """
+        return self.layers(images_BCHW, track=track, gaps=gaps)[-1].flatten()
+
+    def layers(
+        self, images_BCHW: Tensor, *, track: bool = False, gaps: list[Tensor] | None = None
+    ) -> list[Tensor]:
         """The output of every layer, [(B, c_1, h_1, w_1), …, (B, 1, 1, 1)]; the last one is the logit (P12)."""
         outputs: list[Tensor] = []
         x = images_BCHW
         for layer, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             by_product = layer == 0 and x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu"
             x = _convolve(convolution, x) if by_product else convolution(x)
+            if gaps is not None and isinstance(norm, BatchNorm):
+                gaps.append(norm.gap(x))
             x = norm(x, track=track) if isinstance(norm, BatchNorm) else norm(x)
             x = functional.leaky_relu(x, self.slope, inplace=True)
             outputs.append(x)

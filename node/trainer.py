@@ -15,7 +15,8 @@ The paper compares three policies; five more are this project's, two of them con
     uniform-untrained  line 10 gives random discriminators in the neighbours' place: the extra judge, and no knowledge
     forgiving          line 9 comes before line 8, and lines 8 and 12 both go by the most forgiving of all judges
     gossip             as `alone-matched`, but D is averaged with each new snapshot of a neighbour, before line 1
-    territories        D as under `gossip`; the noise is divided, and at lines 8 and 12 each D judges a part of G's images
+    territories        D as under `gossip`; the noise is divided, and at lines 8 and 12 each D judges a part of G's images,
+                       of which a neighbour's is led to the statistics of what that D has seen
 
     m batch, Z latent, C channels, H W pixels, J neighbours with a snapshot
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -212,8 +214,10 @@ class Trainer:
         return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
 
     def _descend_generator(self, discriminator: Judge, fake_mCHW: Tensor) -> Tensor:
-        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW))
-        self.g_optimizer.descend(loss)
+        gaps: list[Tensor] = []
+        asked = {"gaps": gaps} if isinstance(discriminator, Divided) else {}
+        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW, **asked))
+        self.g_optimizer.descend(loss + self.settings.cooperation.statistics_weight * sum(gaps))
         return loss.detach()
 
     def _consider_neighbors(self) -> bool:
@@ -341,10 +345,10 @@ class Trainer:
         with torch.no_grad():
             return self._judge(discriminator, images_mCHW)
 
-    def _judge(self, discriminator: Judge, images_mCHW: Tensor, *, track: bool = False) -> Tensor:
-        """Logits (m,) of D(x), float32."""
+    def _judge(self, discriminator: Judge, images_mCHW: Tensor, **options: Any) -> Tensor:
+        """Logits (m,) of D(x), float32; options as every judge takes them."""
         with self._precision():
-            logits_m: Tensor = discriminator(images_mCHW, track=track)
+            logits_m: Tensor = discriminator(images_mCHW, **options)
         return logits_m
 
     def _precision(self) -> torch.autocast:

@@ -180,7 +180,7 @@ def test_in_its_territory_each_discriminator_judges_both_steps(monkeypatch: pyte
     node = build(neighbor_ids=(5, 4, 3, 2), **always("territories"), discriminator={"max_steps": 1})
     seen, judge = [], Trainer._judge
 
-    def judging(self: Trainer, d: Any, images: torch.Tensor, **options: bool) -> torch.Tensor:
+    def judging(self: Trainer, d: Any, images: torch.Tensor, **options: Any) -> torch.Tensor:
         seen.append(d)
         return judge(self, d, images, **options)
 
