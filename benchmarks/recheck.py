@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher.prepare import first_difference
+
 _NUMBERS = ("probe", "quality")
 _NAMES = {"run_id", "data_set"}  # the one ends at random, the other is perhaps a folder's
 
@@ -38,8 +40,9 @@ def main(stored: Path, fresh: Path) -> int:
 
 def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
     """What two files of one cell show, and whether that is wrong."""
-    if before["inputs"] != now["inputs"]:
-        return "of other settings, or of another graph", True
+    there, here = ({name: each[name] for name in ("graph", "settings")} for each in (before, now))
+    if difference := first_difference(Path("stored"), there, here):
+        return f"made otherwise: {difference}", True
     odd = list(differences({key: before[key] for key in _NUMBERS}, {key: now[key] for key in _NUMBERS}))
     if not odd:
         return "every figure is the same", False

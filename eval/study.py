@@ -69,7 +69,6 @@ class Cell:
         command: What trained it.
         machine: Where it was trained.
         versions: By what code: versions of packages, and digests of the sources of `node/` and `eval/`.
-        inputs: Digest of everything that it was made from.
         settings: Complete, as `node.config.Settings` dumps them.
         seconds: Time of each stage; None where it was interrupted.
         nodes: How each ended, by id.
@@ -83,7 +82,6 @@ class Cell:
     command: str
     machine: dict[str, Any]
     versions: dict[str, Any]
-    inputs: str
     settings: dict[str, Any]
     seconds: dict[str, float | None]
     nodes: dict[int, NodeEnd]

@@ -24,7 +24,7 @@ from typing import Any
 
 from launcher.datasets import load_data
 from launcher.live import Status, read_status
-from launcher.prepare import RUN_FILE, plain_name, source_digest
+from launcher.prepare import RUN_FILE, first_difference, plain_name, source_digest
 from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
@@ -192,17 +192,16 @@ def _recorded_port(run_dir: Path) -> int | None:
 
 
 def _check_same(study: Study, progress: Progress) -> None:
+    file, cell = progress.file, progress.cell
     try:
-        inputs = json.loads(progress.file.read_bytes())["inputs"]
+        found = json.loads(file.read_bytes())
+        recorded = {name: found[name] for name in cell.inputs}
+        difference = first_difference(file, recorded, cell.inputs)
     except (ValueError, TypeError, KeyError):
-        raise InputError(
-            progress.file, "no file of a finished cell", "remove it, and the cell is run again"
-        ) from None
-    if inputs != progress.cell.inputs:
-        problem = f"found with other settings or another graph than {study.file} gives this cell now"
-        raise InputError(
-            progress.file, problem, "give another --study-dir, or remove the file to run it again"
-        )
+        raise InputError(file, "no file of a finished cell", "remove it, and the cell is run again") from None
+    if difference:
+        problem = f"not what {study.file} gives this cell now: {difference}"
+        raise InputError(file, problem, "give another --study-dir, or remove the file to run it again")
 
 
 def estimate_s(cells: Sequence[Progress], jobs: int) -> float | None:
@@ -246,7 +245,6 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
         "variant": cell.variant,
         "seed": cell.seed,
         "command": command,
-        "inputs": cell.inputs,
         "machine": machine(),
         "versions": {
             **{name: record.get(name) for name in ("dgan", "python", "torch", "node/")},
@@ -257,7 +255,7 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
         },
         "nodes": {str(node_id): _node(status) for node_id, status in progress.statuses().items()},
-        "settings": cell.settings.model_dump(mode="json"),
+        **cell.inputs,
         "probe": _read(progress.probe_file),
         "quality": _read(progress.quality_file),
     }

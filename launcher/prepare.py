@@ -223,13 +223,29 @@ def _check_same_run(run_file: Path, request: Request) -> None:
     recorded = _record(run_file).get("inputs")
     if not isinstance(recorded, dict) or not isinstance(recorded.get("settings"), dict):
         raise InputError(run_file, "inputs is no table with settings", _RESTORE)
-    # Settings that a newer version has beside get their defaults, those that it lacks are named.
-    settings = resolve(run_file, recorded["settings"]).model_dump(mode="json")
-    there, here = _flat({**recorded, "settings": settings}), _flat(_inputs(request))
-    for name in [*here, *sorted(there.keys() - here.keys())]:
-        if there.get(name) != here.get(name):
-            values = f"{name} is {_shown(there.get(name))} there and {_shown(here.get(name))} here"
-            raise InputError(run_file, f"the run directory belongs to another run: {values}", _ANOTHER)
+    if values := first_difference(run_file, recorded, _inputs(request)):
+        raise InputError(run_file, f"the run directory belongs to another run: {values}", _ANOTHER)
+
+
+def first_difference(where: Path, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first field in which a record differs from what it should be, and both values; nothing where none does.
+
+    Settings that a newer version has beside get their defaults, those that it lacks are named.
+
+    Args:
+        where: The record's file, for errors.
+        recorded: Nested tables, one of them `settings`.
+        here: The same now.
+
+    Raises:
+        InputError: The recorded settings are none.
+    """
+    settings = resolve(where, recorded["settings"]).model_dump(mode="json")
+    there, now = _flat({**recorded, "settings": settings}), _flat(here)
+    for name in [*now, *sorted(there.keys() - now.keys())]:
+        if there.get(name) != now.get(name):
+            return f"{name} is {_shown(there.get(name))} there and {_shown(now.get(name))} here"
+    return ""
 
 
 def _record(run_file: Path) -> dict[str, Any]:
@@ -244,7 +260,7 @@ def _record(run_file: Path) -> dict[str, Any]:
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested tables as one, `settings.` left out of the names since nobody writes it."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return {name.removeprefix("settings."): value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():

@@ -18,8 +18,6 @@ A cell's name, such as `uniform.two-classes.s3`, is its run's directory and its 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,13 +88,12 @@ class Cell:
         return f"{self.arm}.{self.variant}.s{self.seed}"
 
     @property
-    def inputs(self) -> str:
-        """Digest of what its outcome depends on, the place of the data left out."""
-        graph = self.graph
-        edges = [list(edge) for edge in graph.edges]
-        nodes = {node.id: node.architecture for node in graph.nodes}
-        facts = [self.settings.model_dump(mode="json"), edges, nodes]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    def inputs(self) -> dict[str, Any]:
+        """What its outcome depends on, the place of the data left out, as JSON."""
+        edges = [list(edge) for edge in self.graph.edges]
+        nodes = {str(node.id): node.architecture for node in self.graph.nodes}
+        settings = self.settings.model_dump(mode="json")
+        return {"graph": {"edges": edges, "nodes": nodes}, "settings": settings}
 
     def settings_toml(self) -> str:
         """Its settings as a file for `dgan-launch run --settings`."""

@@ -90,11 +90,12 @@ def test_rounded_products_are_those_of_bfloat16() -> None:
 def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machine() -> None:
     """The run's id is another one each time; another machine rounds otherwise, other settings are another cell."""
 
-    def cell(error: float = 2.5, processor: str = "one", inputs: str = "ab") -> dict[str, Any]:
+    def cell(error: float = 2.5, processor: str = "one", policy: str = "alone") -> dict[str, Any]:
         machine = {"processor": processor, "instructions": ["avx2"]}
         probe = {"run_id": str(error), "rows": [{"error": error}]}
         return {
-            "inputs": inputs,
+            "graph": {"edges": [[1, 2]], "nodes": {"1": "paper", "2": "paper"}},
+            "settings": resolve("test", {"policy": policy}).model_dump(mode="json"),
             "machine": machine,
             "versions": {"torch": "2"},
             "probe": probe,
@@ -107,7 +108,8 @@ def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machin
         True,
     )
     assert verdict(cell(), cell(error=2.6, processor="two"))[1] is False
-    assert verdict(cell(), cell(inputs="cd"))[1] is True
+    differs = 'made otherwise: policy is "alone" there and "uniform" here'
+    assert verdict(cell(), cell(policy="uniform")) == (differs, True)
 
 
 def test_rounds_alternate_and_the_first_does_not_count() -> None:

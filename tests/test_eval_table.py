@@ -73,7 +73,7 @@ def make_cell(arm: str, variant: str, seed: int, *, floors: bool) -> dict[str, A
     policy = ARMS[arm]
     return {
         "arm": arm, "variant": variant, "seed": seed, "command": "dgan-launch run", "machine": {"processor": "Zen"},
-        "versions": {"dgan": "0.1.0", "commit": "c0ffee"}, "inputs": "00", "seconds": {"training": 9.0, "evaluation": 1.0},
+        "versions": {"dgan": "0.1.0", "commit": "c0ffee"}, "seconds": {"training": 9.0, "evaluation": 1.0},
         "settings": Settings(policy=cast("Any", policy)).model_dump(mode="json"),
         "nodes": {str(node): {"state": "finished", "cycle": 40, "restarts": 0, "error": None} for node in NODES},
         "probe": dataclasses.asdict(ProbeResult("r", policy, "mnist", 0, tuple(rows))),

@@ -130,7 +130,7 @@ def test_each_cell_is_trained_then_probed_then_judged(cells: list[Progress]) -> 
     found = json.loads(cells[3].file.read_text())
     assert (found["arm"], found["variant"], found["seed"]) == ("uniform", "all", 2)
     assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2"
-    assert found["inputs"] == cells[3].cell.inputs
+    assert {name: found[name] for name in ("graph", "settings")} == cells[3].cell.inputs
     assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None}
 
 
