@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.prepare import first_difference
+from topology.errors import InputError
 
 _NUMBERS = ("probe", "quality")
 _NAMES = {"run_id", "data_set"}  # the one ends at random, the other is perhaps a folder's
@@ -41,8 +42,12 @@ def main(stored: Path, fresh: Path) -> int:
 def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
     """What two files of one cell show, and whether that is wrong."""
     there, here = ({name: each[name] for name in ("graph", "settings")} for each in (before, now))
-    if difference := first_difference(Path("stored"), there, here):
-        return f"made otherwise: {difference}", True
+    try:
+        difference = first_difference(Path("settings"), there, here)
+    except InputError as error:
+        return f"of another version: {error}", True
+    if difference:
+        return "made otherwise: {} was {} and is {} now".format(*difference), True
     odd = list(differences({key: before[key] for key in _NUMBERS}, {key: now[key] for key in _NUMBERS}))
     if not odd:
         return "every figure is the same", False

@@ -13,7 +13,7 @@ from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, 
 from benchmarks.textbook import Textbook
 from node.config import Settings, resolve
 from node.data import normalise
-from node.hardware import computes_in_bfloat16, prepare_processor
+from node.hardware import is_faster_in_bfloat16, prepare_processor
 from node.shards import Shard
 from node.trainer import Trainer
 
@@ -29,8 +29,8 @@ def measure(*, full: bool) -> Iterator[Figure]:
     rounds = 31 if full else 11
     textbook = build_textbook(settings_in("float32"))
     for precision, target in _TARGETS.items():
-        if precision == "bfloat16" and not computes_in_bfloat16():
-            print("  this processor does not compute in bfloat16: left out")
+        if precision == "bfloat16" and not is_faster_in_bfloat16():
+            print("  this processor is not faster in bfloat16: left out")
             continue
         trainer = build_trainer(settings_in(precision))
         our_cycle_s = partial(cycle_s, partial(trainer.cycle, dict))

@@ -1,7 +1,7 @@
 """Cells of a study while it goes on, and the files that they leave.
 
 STUDY_DIR/study.json          the study, for `dgan-eval table`
-STUDY_DIR/cells/NAME.json     a finished cell: its settings, what it ran on, probe and quality
+STUDY_DIR/cells/NAME.json     a finished cell: its settings and graph, what it ran on, probe and quality
 STUDY_DIR/runs/NAME/          its run directory, which is not needed any more once the file is there
 STUDY_DIR/runs/NAME.log       what its commands printed
 STUDY_DIR/classifiers/        all training images of the data set, and the classifiers that learnt from them
@@ -36,7 +36,8 @@ TRAINING_FAILED, NEIGHBOR_LOST = "TrainingError", "NeighborTimeoutError"
 """What a node's status calls the failures that training brings about: its own, and in lockstep a neighbour's."""
 _ENDS = {TRAINING_FAILED: "gave up", NEIGHBOR_LOST: "lost a neighbour"}
 _REVISION = ("cpu family", "model", "stepping")
-_TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_TELLING_FLAGS = ("avx2", "avx512f", "avx512_fp16", "avx512_bf16", "amx_tile", "amx_bf16")
+_ANOTHER = "give another --study-dir, or remove the file to run it again"
 
 
 class Phase(enum.StrEnum):
@@ -192,16 +193,22 @@ def _recorded_port(run_dir: Path) -> int | None:
 
 
 def _check_same(study: Study, progress: Progress) -> None:
-    file, cell = progress.file, progress.cell
+    """Refuses the file of a cell that was found with other settings, or with another graph, than the study has now."""
+    file, now = progress.file, progress.cell.inputs
     try:
         found = json.loads(file.read_bytes())
-        recorded = {name: found[name] for name in cell.inputs}
-        difference = first_difference(file, recorded, cell.inputs)
+        recorded = {name: {**found[name]} for name in now}
     except (ValueError, TypeError, KeyError):
-        raise InputError(file, "no file of a finished cell", "remove it, and the cell is run again") from None
+        problem = "no file of a finished cell as this version writes it"
+        raise InputError(file, problem, "remove it, and the cell is run again") from None
+    try:
+        difference = first_difference(file, recorded, now)
+    except InputError as error:
+        raise InputError(file, f"settings that this version does not have ({error})", _ANOTHER) from None
     if difference:
-        problem = f"not what {study.file} gives this cell now: {difference}"
-        raise InputError(file, problem, "give another --study-dir, or remove the file to run it again")
+        name, there, here = difference
+        problem = f"not what {study.file} gives this cell now: {name} is {there} there and {here} here"
+        raise InputError(file, problem, _ANOTHER)
 
 
 def estimate_s(cells: Sequence[Progress], jobs: int) -> float | None:

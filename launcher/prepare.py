@@ -223,14 +223,19 @@ def _check_same_run(run_file: Path, request: Request) -> None:
     recorded = _record(run_file).get("inputs")
     if not isinstance(recorded, dict) or not isinstance(recorded.get("settings"), dict):
         raise InputError(run_file, "inputs is no table with settings", _RESTORE)
-    if values := first_difference(run_file, recorded, _inputs(request)):
+    if difference := first_difference(run_file, recorded, _inputs(request)):
+        name, there, here = difference
+        values = f"{name} is {there} there and {here} here"
         raise InputError(run_file, f"the run directory belongs to another run: {values}", _ANOTHER)
 
 
-def first_difference(where: Path, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The first field in which a record differs from what it should be, and both values; nothing where none does.
+def first_difference(
+    where: Path, recorded: Mapping[str, Any], here: Mapping[str, Any]
+) -> tuple[str, str, str] | None:
+    """The first field in which a record differs from what is here, and both values as words; None where none does.
 
-    Settings that a newer version has beside get their defaults, those that it lacks are named.
+    A setting that came with a later version counts as its default, so a default must be what was done before, or the records that
+    it concerns must go.
 
     Args:
         where: The record's file, for errors.
@@ -238,14 +243,16 @@ def first_difference(where: Path, recorded: Mapping[str, Any], here: Mapping[str
         here: The same now.
 
     Raises:
-        InputError: The recorded settings are none.
+        InputError: A recorded setting is not one of this version's.
     """
-    settings = resolve(where, recorded["settings"]).model_dump(mode="json")
-    there, now = _flat({**recorded, "settings": settings}), _flat(here)
+    there, now = (
+        _flat({**each, "settings": resolve(where, each["settings"]).model_dump(mode="json")})
+        for each in (recorded, here)
+    )
     for name in [*now, *sorted(there.keys() - now.keys())]:
         if there.get(name) != now.get(name):
-            return f"{name} is {_shown(there.get(name))} there and {_shown(now.get(name))} here"
-    return ""
+            return name, _shown(there.get(name)), _shown(now.get(name))
+    return None
 
 
 def _record(run_file: Path) -> dict[str, Any]:

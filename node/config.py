@@ -230,7 +230,7 @@ class Settings(Section):
     place of the neighbour's. For skewed data: `forgiving` for each image that of all, its own among them, which takes it for
     the most real (F2U, arXiv 1905.09684). Two that average D with each new snapshot of a neighbour (D-PSGD, arXiv 1705.09056):
     `gossip`, else as `alone-matched`; `territories`, for skewed data, whose generator answers in each part of its noise to
-    another discriminator, its own or a neighbour's."""
+    another discriminator, its own or a neighbour's, and is led to what a neighbour's has seen."""
     epochs: int = Field(1, ge=1)
     """Passes over a node's shard, floor(N / batch size) cycles each."""
     seed: int = Field(0, ge=0, lt=2**63)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -61,7 +62,7 @@ def is_faster_in_bfloat16() -> bool:
     Intel's processors made for AMX do its other instructions for it slowly. Where a hypervisor hides AMX (a Xeon of family 6,
     model 207), matrix products took twice as long as in float32, and a cycle a quarter longer.
     """
-    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch lacks it
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch lacks it
     lacks_amx = able.get("avx512_fp16", False) and not able.get("amx_tile", False)
     return computes_in_bfloat16() and not (lacks_amx and able.get("cpu_name", "").startswith("Intel"))
 

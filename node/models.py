@@ -22,10 +22,9 @@ from topology.errors import InputError
 
 _LAST_MAP = 3  # D's convolutions of stride 2 end at 2 or 3 pixels
 _FIRST_MAP = 7  # G's first map has 4 to 7 pixels
-
-
+_SUMMABLE = 1e4  # deviations
 GAP_CAP = 10.0
-"""Deviations: of a channel that is further away than this no change is asked."""
+"""Deviations: of a channel's mean or spread that is further away than this no change is asked."""
 
 
 class BatchNorm(nn.Module):
@@ -60,16 +59,18 @@ class BatchNorm(nn.Module):
         )
 
     def gap(self, x_BCHW: Tensor) -> Tensor:
-        """How far a batch is from the running statistics, (): what DeepInversion leads images by (Yin et al. 2020, arXiv 1912.08795).
+        """How far a batch is from the running statistics, (), after DeepInversion (Yin et al. 2020, arXiv 1912.08795).
 
-        Squared differences of mean and of deviation, each in running deviations and no more than GAP_CAP of them; their mean over
-        the channels. So it is finite, and its gradient too, whatever statistics a neighbour has sent.
+        Squared differences of mean and of deviation, each in running deviations and no more than GAP_CAP of them, which that paper
+        neither scales nor caps; their mean over the channels. It is finite, and its gradient too, whatever a neighbour has sent.
         """
-        x_BCHW = x_BCHW.float()
-        deviation_C = (self.running_var + self._EPSILON).sqrt()
-        shift_C = (x_BCHW.mean(dim=(0, 2, 3)) - self.running_mean) / deviation_C
-        spread_C = (x_BCHW.var(dim=(0, 2, 3), correction=0) + self._EPSILON).sqrt() / deviation_C - 1
-        return torch.stack([shift_C, spread_C]).clamp(-GAP_CAP, GAP_CAP).square().sum(dim=0).mean()
+        variance_C = self.running_var + self._EPSILON
+        apart_BCHW = x_BCHW.float() - self.running_mean[:, None, None]
+        # Sums of what weights beyond all measure make of an image would not be finite.
+        standard_BCHW = (apart_BCHW / variance_C.sqrt()[:, None, None]).clamp(-_SUMMABLE, _SUMMABLE)
+        spread_C, shift_C = torch.var_mean(standard_BCHW, dim=(0, 2, 3), correction=0)
+        spread_C = (spread_C + self._EPSILON / variance_C).sqrt()
+        return torch.stack([shift_C, spread_C - 1]).clamp(-GAP_CAP, GAP_CAP).square().sum(dim=0).mean()
 
 
 class Discriminator(nn.Module):

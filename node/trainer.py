@@ -214,10 +214,10 @@ class Trainer:
         return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
 
     def _descend_generator(self, discriminator: Judge, fake_mCHW: Tensor) -> Tensor:
-        gaps: list[Tensor] = []
-        asked = {"gaps": gaps} if isinstance(discriminator, Divided) else {}
+        weight, gaps = self.settings.cooperation.statistics_weight, list[Tensor]()
+        asked = {"gaps": gaps} if weight and isinstance(discriminator, Divided) else {}
         loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW, **asked))
-        self.g_optimizer.descend(loss + self.settings.cooperation.statistics_weight * sum(gaps))
+        self.g_optimizer.descend(loss + weight * sum(gaps) if gaps else loss)
         return loss.detach()
 
     def _consider_neighbors(self) -> bool:
@@ -346,7 +346,7 @@ class Trainer:
             return self._judge(discriminator, images_mCHW)
 
     def _judge(self, discriminator: Judge, images_mCHW: Tensor, **options: Any) -> Tensor:
-        """Logits (m,) of D(x), float32; options as every judge takes them."""
+        """Logits (m,) of D(x), float32; options are that judge's."""
         with self._precision():
             logits_m: Tensor = discriminator(images_mCHW, **options)
         return logits_m

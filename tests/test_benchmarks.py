@@ -108,7 +108,7 @@ def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machin
         True,
     )
     assert verdict(cell(), cell(error=2.6, processor="two"))[1] is False
-    differs = 'made otherwise: policy is "alone" there and "uniform" here'
+    differs = 'made otherwise: policy was "alone" and is "uniform" now'
     assert verdict(cell(), cell(policy="uniform")) == (differs, True)
 
 

@@ -169,7 +169,16 @@ def test_a_cell_that_has_a_file_is_done_and_one_of_other_settings_is_refused() -
             json.dumps(second.inputs),
             'alone.iid.s3.json: not what small.toml gives .*: policy is "uniform" there and "alone" here',
         ),
-        (json.dumps({**first.inputs, "graph": {"edges": [], "nodes": {}}}), "graph.edges is .. there and "),
+        (
+            json.dumps({**first.inputs, "graph": {"edges": [], "nodes": {}}}),
+            r"graph\.edges is \[\] there and \[\[1, 2\], \[1, 3\], \[2, 3\]\] here",
+        ),
+        (
+            json.dumps({**first.inputs, "settings": {"polcy": "alone"}}),
+            "alone.iid.s3.json: settings that this version does not have .*polcy.*another --study-dir",
+        ),
+        (json.dumps({**first.inputs, "settings": []}), "no file of a finished"),
+        (json.dumps({"settings": first.inputs["settings"]}), "no file of a finished cell as this version"),
         ("{}", "no file of a finished"),
     ):
         file.write_text(text)
@@ -178,17 +187,17 @@ def test_a_cell_that_has_a_file_is_done_and_one_of_other_settings_is_refused() -
 
 
 def test_a_setting_that_came_later_has_its_default_in_older_cells() -> None:
-    """So that a newer version goes on with a study; a default that was another one then is told."""
+    """Which must be what was done before, as here: all test images are kept. Any other value is told."""
     study = read()
     first, file = study.cells[0], Path("out/cells") / f"{study.cells[0].name}.json"
     file.parent.mkdir(parents=True)
     older = json.loads(json.dumps(first.inputs))
-    del older["settings"]["cooperation"]["statistics_weight"]
+    del older["settings"]["split"]["test_images"]
     file.write_text(json.dumps(older))
     assert progress_of(study, (first,), Path("out"))[0].phase is Phase.DONE
-    older["settings"]["cooperation"]["statistics_weight"] = 2.0
+    older["settings"]["split"]["test_images"] = 2
     file.write_text(json.dumps(older))
-    with pytest.raises(InputError, match=r"cooperation\.statistics_weight is 2\.0 there and 3\.0 here"):
+    with pytest.raises(InputError, match=r"split\.test_images is 2 there and 0 here"):
         progress_of(study, (first,), Path("out"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
@@ -60,6 +62,13 @@ def test_auto_is_float32_where_amx_is_hidden(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert choose_precision("auto", CPU) == (torch.bfloat16 if faster else torch.float32)
     assert computes_in_bfloat16()
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not tell")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another kind of processor")
+def test_torch_tells_of_the_processor_by_these_names() -> None:
+    """Were they others, `auto` would be as if nothing were hidden."""
+    assert {"cpu_name", "avx512_fp16", "amx_tile"} <= set(torch.cpu.get_capabilities())
 
 
 def test_a_torch_that_does_not_tell_is_taken_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:

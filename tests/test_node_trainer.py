@@ -284,7 +284,7 @@ def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("policy", ["alone", "uniform", "info-gain"])
+@pytest.mark.parametrize("policy", ["alone", "uniform", "info-gain", "territories"])
 def test_a_recorded_node_learns_what_one_that_calls_everything_learns(policy: str, precision: str) -> None:
     """Bit for bit, as a GPU replays: neighbours' snapshots arrive in mid-run, another neighbour appears, a state is loaded."""
     tables = always(policy) | {"discriminator": {"max_steps": 2}, "training": {"precision": precision}}
