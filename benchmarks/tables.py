@@ -311,6 +311,7 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
             "controls": ("Generated", "Comparisons"),
             "selection": ("Generated", "Comparisons"),
             "skewed": ("Generated", "Comparisons", "Collapsed"),
+            "finalists": ("Generated", "Comparisons", "Collapsed"),
         }.items()
     },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
