@@ -197,10 +197,13 @@ def _check_same(study: Study, progress: Progress) -> None:
     file, now = progress.file, progress.cell.inputs
     try:
         found = json.loads(file.read_bytes())
-        recorded = {name: {**found[name]} for name in now}
+        recorded = {name: {**found[name]} for name in now}  # each of them a table
     except (ValueError, TypeError, KeyError):
-        problem = "no file of a finished cell as this version writes it"
-        raise InputError(file, problem, "remove it, and the cell is run again") from None
+        raise InputError(
+            file,
+            "no file of a finished cell as this version writes it",
+            "remove it, and the cell is run again",
+        ) from None
     try:
         difference = first_difference(file, recorded, now)
     except InputError as error:

@@ -267,7 +267,7 @@ def _record(run_file: Path) -> dict[str, Any]:
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested tables as one, `settings.` left out of the names since nobody writes it."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return {name.removeprefix("settings."): value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():

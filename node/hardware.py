@@ -59,8 +59,8 @@ def computes_in_bfloat16() -> bool:
 def is_faster_in_bfloat16() -> bool:
     """Whether training takes less time in it than in float32.
 
-    Intel's processors made for AMX do its other instructions for it slowly. Where a hypervisor hides AMX (a Xeon of family 6,
-    model 207), matrix products took twice as long as in float32, and a cycle a quarter longer.
+    Intel's processors made for AMX are slow in their other instructions for it. Where a hypervisor hid AMX (a Xeon of family 6,
+    model 207), matrix products took twice as long as in float32, and a cycle took longer too.
     """
     able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch lacks it
     lacks_amx = able.get("avx512_fp16", False) and not able.get("amx_tile", False)

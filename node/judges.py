@@ -67,10 +67,12 @@ class Divided:
         """
         logits = []
         for judge, part_bCHW in zip(self.judges, images_BCHW.tensor_split(len(self.judges)), strict=True):
-            its: list[Tensor] | None = None if gaps is None or judge is self.judges[0] else []
+            if gaps is None or judge is self.judges[0]:
+                logits.append(judge(part_bCHW, track=track))
+                continue
+            its: list[Tensor] = []
             logits.append(judge(part_bCHW, track=track, gaps=its))
-            if gaps is not None:
-                gaps.extend(gap * (len(part_bCHW) / len(images_BCHW)) for gap in its or ())
+            gaps.extend(gap * (len(part_bCHW) / len(images_BCHW)) for gap in its)
         return torch.cat(logits)
 
 

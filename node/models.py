@@ -68,8 +68,8 @@ class BatchNorm(nn.Module):
         apart_BCHW = x_BCHW.float() - self.running_mean[:, None, None]
         # Sums of what weights beyond all measure make of an image would not be finite.
         standard_BCHW = (apart_BCHW / variance_C.sqrt()[:, None, None]).clamp(-_SUMMABLE, _SUMMABLE)
-        spread_C, shift_C = torch.var_mean(standard_BCHW, dim=(0, 2, 3), correction=0)
-        spread_C = (spread_C + self._EPSILON / variance_C).sqrt()
+        squares_C, shift_C = torch.var_mean(standard_BCHW, dim=(0, 2, 3), correction=0)
+        spread_C = (squares_C + self._EPSILON / variance_C).sqrt()
         return torch.stack([shift_C, spread_C - 1]).clamp(-GAP_CAP, GAP_CAP).square().sum(dim=0).mean()
 
 

@@ -14,9 +14,6 @@ from node.trainer import Trainer
 from trainers import always, build, same, weights
 
 SMALL = Architecture(discriminator_widths=(4, 5, 6))
-policies = pytest.mark.parametrize(
-    "policy", ["alone-matched", "uniform", "info-gain", "gossip", "territories"]
-)
 
 
 def gaps_of(judge: Discriminator | Divided, images: torch.Tensor) -> list[torch.Tensor]:
