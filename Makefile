@@ -14,10 +14,9 @@ SOAK_S ?= 120
 # Rows of faults at a time.
 JOBS ?= 2
 FAULTS ?= results/faults.json
-LOOKS := runs/first-look/alone runs/first-look/uniform runs/first-look/info-gain
 STUDY ?= table1
 
-.PHONY: install demo first-look study table1 table1-check lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
+.PHONY: install demo study table1 table1-check lint types unit system test coverage test-compose bench bench-equality bench-gpu bench-compose fuzz faults clean
 
 install: $(VENV)/installed
 
@@ -33,18 +32,6 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/dgan-launch run examples/paper-ring.toml --data digits --preset quick --policy info-gain --run-dir $(DEMO)
 	$(BIN)/dgan-eval judge $(DEMO)
-
-# The paper's experiment in small: three policies, 3 epochs each. DATA may be a folder with the four IDX files.
-first-look: install
-	for policy in alone uniform info-gain; do \
-	  $(BIN)/dgan-launch run examples/paper-ring.toml --data $(DATA) --preset paper --policy $$policy --epochs 3 \
-	    --run-dir runs/first-look/$$policy || exit; \
-	done
-	mkdir -p results
-	$(BIN)/dgan-eval probe $(LOOKS) --json > results/first-look-probe.json
-	$(BIN)/dgan-eval quality $(LOOKS) --json > results/first-look-quality.json
-	$(BIN)/dgan-eval report $(LOOKS) -o runs/first-look/report.html
-	$(BIN)/python benchmarks/tables.py
 
 # A study of examples/studies, its table and docs/results.md: hours; goes on where it was interrupted, on another machine too.
 study: install

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the proje
 from faults.verdicts import observation  # noqa: E402 - needs the path
 
 RESULTS = ROOT / "results"
-POLICIES = ("alone", "uniform", "info-gain")
 READERS = {
     "decoder": "decoder of frames",
     "checkpoint": "checkpoints",
@@ -31,7 +30,6 @@ READERS = {
     "graph-graphml": "graphs, GraphML",
     "graph-edges": "graphs, edge lists",
 }
-SOURCES = {"untrained": "D before its first step", "pixels": "raw pixels"}
 
 
 def main() -> None:
@@ -60,37 +58,6 @@ def fill(document: str, text: str, name: str, table: str) -> str:
             f"{document}: the markers {opening} and {closing} are missing; put them where the table goes"
         )
     return f"{before}{opening}\n{table}\n{closing}{after}"
-
-
-def first_look() -> str:
-    """Errors and image quality of the three policies, beside the floors."""
-    probes = {run["policy"]: run for run in load("first-look-probe.json")}
-    qualities = {run["policy"]: run for run in load("first-look-quality.json")}
-    lines = [
-        "| | linear SVM, mean (range) | RBF SVM, mean (range) | KID | FID |",
-        "|---|---|---|---|---|",
-    ]
-    for policy in POLICIES:
-        scores = [node["scores"] for node in qualities[policy]["nodes"]]
-        kid, fid = (sum(score[key] for score in scores) / len(scores) for key in ("kid", "fid"))
-        lines.append(f"| `{policy}` | {errors(probes[policy], 'discriminator')} | {kid:.2f} | {fid:.1f} |")
-    lines += [f"| *{name}* | {errors(probes['alone'], source)} | | |" for source, name in SOURCES.items()]
-    real = qualities["alone"]["real"]
-    lines.append(f"| *real training images* | | | {real['kid']:.4f} | {real['fid']:.2f} |")
-    return "\n".join(lines)
-
-
-def errors(probe: dict[str, Any], source: str) -> str:
-    """Two cells: the linear and the RBF kernel's error on all layers, in percent."""
-    cells = []
-    for kernel in ("linear", "rbf"):
-        row = next(
-            row
-            for row in probe["rows"]
-            if (row["source"], row["kernel"]) == (source, kernel) and row["layers"] in ("all", None)
-        )
-        cells.append(f"{row['mean']:.2f} ({row['lowest']:.2f} - {row['highest']:.2f})")
-    return " | ".join(cells)
 
 
 def benchmark(section: str) -> str:
@@ -280,7 +247,6 @@ def load(name: str) -> Any:
 DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
     "CONTRIBUTING.md": {"coverage": coverage},
     "README.md": {
-        "first-look": first_look,
         "table1": partial(study, "table1", "Error in %, trained D", "Comparisons", results="results"),
         "costs": costs,
     },
