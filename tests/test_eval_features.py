@@ -76,11 +76,12 @@ def test_an_images_features_depend_on_no_other_image(run: RunDirectory) -> None:
 
 
 def test_features_are_taken_after_the_activation(run: RunDirectory) -> None:
-    """LeakyReLU with slope 0.2: the last hidden layer's negative values are small beside its positive ones."""
+    """LeakyReLU: normalised to mean 0 and sd 1 before it, values are by its slope as much below 0 as above."""
     first = layer_features(untrained_discriminator(run, 1, _images(200), seed=0), _images(200))[0]
-    # Normalised to mean 0 and sd 1 before it, five times as little below 0 as above.
     assert first.min() < 0
-    assert first[first > 0].mean() == pytest.approx(-5 * first[first < 0].mean(), rel=0.3)
+    assert -first[first < 0].mean() == pytest.approx(
+        run.architecture(1).slope * first[first > 0].mean(), rel=0.3
+    )
 
 
 def test_an_untrained_discriminator_is_normalised_by_the_nodes_own_images(run: RunDirectory) -> None:
