@@ -247,7 +247,7 @@ def load(name: str) -> Any:
 DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
     "CONTRIBUTING.md": {"coverage": coverage},
     "README.md": {
-        "table1": partial(study, "table1", "Error in %, trained D", "Comparisons", results="results"),
+        "table1": partial(study, "table1", "Error in %, trained D", results="results"),
         "costs": costs,
     },
     "docs/docker.md": {"containers": containers},
@@ -278,6 +278,7 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
             "selection": ("Generated", "Comparisons"),
             "skewed": ("Generated", "Comparisons", "Collapsed"),
             "finalists": ("Generated", "Comparisons", "Collapsed"),
+            "dirichlet": ("Generated", "Comparisons", "Collapsed"),
         }.items()
     },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},

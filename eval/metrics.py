@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float64]
-_ROWS = 1000  # distances are computed for so many rows at once
+_ROWS = 100  # distances are computed for so many rows at once: 10,000 columns of them stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,11 @@ def _discrepancy(real: Vectors, generated: Vectors) -> float:
 
 
 def _similarity(rows: Vectors, columns: Vectors) -> Vectors:
-    inner = rows @ columns.T / rows.shape[1] + 1
-    cube: Vectors = inner * inner * inner  # many times faster than ** 3
+    inner: Vectors = rows @ columns.T
+    inner /= rows.shape[1]
+    inner += 1
+    cube = inner * inner  # many times faster than ** 3
+    cube *= inner
     return cube
 
 
@@ -153,9 +156,17 @@ def radii(vectors_Nn: Vectors, neighbors: int) -> Vectors:
 
 
 def _squared_distances(rows: Vectors, columns: Vectors) -> Iterator[tuple[slice, Vectors]]:
-    """Squared distances of some rows at a time to all columns, and which rows."""
+    """Squared distances of some rows at a time to all columns, and which rows; good until the next are taken."""
     row_squares, column_squares = (rows**2).sum(axis=1), (columns**2).sum(axis=1)
+    squares, products = np.empty(
+        (2, _ROWS, len(columns))
+    )  # fresh memory for every part took half of the time
     for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        squares = row_squares[part, None] + column_squares[None, :] - 2 * (rows[part] @ columns.T)
-        yield part, np.maximum(squares, 0)
+        part = slice(start, min(start + _ROWS, len(rows)))
+        count = part.stop - start
+        squared, product = squares[:count], products[:count]
+        np.add(row_squares[part, None], column_squares, out=squared)
+        np.matmul(rows[part], columns.T, out=product)
+        product *= 2
+        squared -= product
+        yield part, np.maximum(squared, 0, out=squared)
