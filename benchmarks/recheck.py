@@ -41,7 +41,7 @@ def main(stored: Path, fresh: Path) -> int:
 
 def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
     """What two files of one cell show, and whether that is wrong."""
-    there, here = ({name: each[name] for name in ("graph", "settings")} for each in (before, now))
+    there, here = ({name: each.get(name) for name in ("graph", "settings")} for each in (before, now))
     try:
         difference = first_difference(Path("settings"), there, here)
     except InputError as error:

@@ -23,6 +23,7 @@ from eval.results import (
     ProbeResult,
     QualityResult,
     QualityScores,
+    features_name,
     write_result,
 )
 from eval.runs import RunDirectory, read_runs
@@ -319,15 +320,11 @@ def _collected_text(collected: Collected) -> str:
 
 def _probe_text(result: ProbeResult) -> str:
     """The errors of every row; the headline, Table 1's row, is marked."""
-    from eval.probe import SOURCES  # noqa: PLC0415 - see the top of the file
-
     ids = [node.node for node in result.rows[0].nodes]
     head = ["error in %", "kernel", *(f"node {node_id}" for node_id in ids), "mean", "range"]
     table = [head]
     for row in result.rows:
-        name = SOURCES[row.source] + (
-            f", {'all layers' if row.layers == 'all' else 'layers 1+2 pooled'}" if row.layers else ""
-        )
+        name = features_name(row.source, row.layers)
         errors = [f"{node.error:.2f}" for node in row.nodes]
         span = f"{row.lowest:.2f}-{row.highest:.2f}"
         table.append(

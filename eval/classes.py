@@ -18,8 +18,8 @@ from eval.metrics import confident_shares
 from eval.plots import ClassPanel, class_panels, standalone
 from eval.quality import (
     CONFIDENCE,
+    RECIPE,
     classifier_images,
-    classifier_of,
     generator_of,
     held_classes,
     image_count,
@@ -102,7 +102,8 @@ def _subject(run: RunDirectory, node_id: int) -> _Subject:
 
 def _panel(subject: _Subject, seed: int, folder: Path, labelled: Path | None) -> ClassPanel:
     test = subject.test
-    model, _ = classifier_of(folder, *classifier_images(subject.shards, labelled, test), test)
+    known, labels = classifier_images(subject.shards, labelled, test)
+    model, _ = classifiers.kept(folder, known, labels, len(test.classes), RECIPE)
     images = generated_images(subject.generator, image_count(test), seed)
     probabilities_Mc = classifiers.judge(model, images)
     return ClassPanel(

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from eval.plots import DotRow, dot_plot
-from eval.results import ProbeResult, ProbeRow, QualityResult
+from eval.results import ProbeResult, ProbeRow, QualityResult, features_name
 
 Errors: TypeAlias = Mapping[str, Mapping[int, float]]
 """Errors in % by kernel (`chosen`, `linear`, `rbf`) and node."""
@@ -45,15 +45,6 @@ PAPER_ERRORS: Mapping[str, Mapping[int, float]] = {
     "info-gain": {1: 2.22, 2: 2.41, 3: 2.73, 4: 2.54, 5: 2.60},
 }
 """Table 1 of the paper: errors in % of five nodes on MNIST, by policy and node."""
-_FEATURES: Mapping[tuple[str, str | None], str] = {
-    ("discriminator", "all"): "trained D, all layers",
-    ("discriminator", "pooled"): "trained D, layers 1 and 2 pooled",
-    ("neighborhood", "all"): "D and neighbours' D, all layers",
-    ("neighborhood", "pooled"): "D and neighbours' D, layers 1 and 2 pooled",
-    ("untrained", "all"): "untrained D, all layers",
-    ("untrained", "pooled"): "untrained D, layers 1 and 2 pooled",
-    ("pixels", None): "raw pixels",
-}
 
 
 @dataclass(frozen=True)
@@ -142,11 +133,6 @@ def error_table(probes: Sequence[tuple[str, ProbeResult]]) -> ErrorTable | None:
         ),
         foreign=tuple(sorted({probe.data_set for _, probe in probes} - {"mnist"})),
     )
-
-
-def features_name(source: str, layers: str | None) -> str:
-    """What describes an image in a row of the probe, in words."""
-    return _FEATURES.get((source, layers), f"{source}, {layers} layers" if layers else source)
 
 
 def policy_name(policy: str) -> tuple[str, str]:

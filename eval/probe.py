@@ -35,7 +35,7 @@ from eval.features import (
     untrained_discriminator,
 )
 from eval.grams import Parts, Weighting, balanced, concatenated
-from eval.results import Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
+from eval.results import SOURCES, Kernel, Layers, ProbeNode, ProbeResult, ProbeRow, Source
 from eval.runs import LabelledImages, RunDirectory
 from eval.svm import PARTS, Labels, examine, split
 from node.checkpoint import Checkpoint
@@ -48,13 +48,6 @@ _LAYERS: Mapping[
     "all": (layer_features, concatenated),
     "pooled": (pooled_features, balanced),
 }
-SOURCES: Mapping[Source, str] = {
-    "discriminator": "trained D",
-    "untrained": "untrained D",
-    "pixels": "raw pixels",
-    "neighborhood": "D and neighbours' D",
-}
-"""What people read for a source."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ HELD = 0.1
 """A node holds a class with this part of its even share: 1% of its images where there are ten classes. A mix that is drawn
 from all of them has an image or two of nearly each."""
 _SUBSETS, _SUBSET_SIZE = 100, 1000
-_CLASSIFIER_SEED = 0  # one for all: runs on the same images are judged by the same classifier
+RECIPE = Recipe(seed=0)
+"""Of the classifier, one for all: runs on the same images are judged by the same."""
 
 
 def quality(
@@ -66,7 +67,9 @@ def quality(
     held = {i: held_classes(shard.labels, len(test.classes)) for i, shard in shards.items()}
     images, labels = classifier_images(shards, labelled, test)
     tell(f"{run.run_id}: classifier of {len(labels)} images")
-    model, card = classifier_of(folder, images, labels, test)
+    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), RECIPE)
+    wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
+    card = ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)
     reference = Reference.of(model, test.images)
     tell(f"{run.run_id}: real images")
     real = score(model, images[_sample(len(images), count, seed)], reference, seed)
@@ -265,13 +268,3 @@ def generator_of(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple
     checkpoint = run.checkpoint(node_id)
     check_images_fit(checkpoint, test)
     return checkpoint, trained_generator(run, checkpoint)
-
-
-def classifier_of(
-    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages
-) -> tuple[Classifier, ClassifierCard]:
-    """The classifier of these training images, and what is known of it."""
-    recipe = Recipe(seed=_CLASSIFIER_SEED)
-    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), recipe)
-    wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
-    return model, ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)

@@ -8,6 +8,7 @@ came from. Nothing here needs torch or scikit-learn, so that a report can be wri
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,7 +23,21 @@ Source = Literal["discriminator", "untrained", "pixels", "neighborhood"]
 Layers = Literal["all", "pooled"]
 Kernel = Literal["linear", "rbf"]
 
+SOURCES: Mapping[str, str] = {
+    "discriminator": "trained D",
+    "untrained": "untrained D",
+    "pixels": "raw pixels",
+    "neighborhood": "D and neighbours' D",
+}
+"""What people read for a source."""
+_LAYERS: Mapping[str, str] = {"all": "all layers", "pooled": "layers 1 and 2 pooled"}
+
 _Result = TypeVar("_Result")
+
+
+def features_name(source: str, layers: str | None) -> str:
+    """What describes an image in a row of the probe, in words."""
+    return f"{SOURCES[source]}, {_LAYERS[layers]}" if layers else SOURCES[source]
 
 
 @dataclasses.dataclass(frozen=True)

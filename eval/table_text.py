@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from eval.columns import aligned, markdown
-from eval.comparison import POLICIES, features_name
+from eval.comparison import POLICIES
+from eval.results import features_name
 from eval.statistics import Estimate, Interval
 from eval.table import HEADLINE, Comparison, ErrorRow, ScoreRow, StudyTable, VariantTable
 

@@ -73,7 +73,7 @@ def test_probe_shows_the_neighbourhood_where_it_is_asked_for(run_dir: Path) -> N
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines() == ["toy: node 1, trained D", "toy: node 1, D and neighbours' D"]
     assert "  D and neighbours' D, all layers" in result.stdout
-    assert "  D and neighbours' D, layers 1+2 pooled" in result.stdout
+    assert "  D and neighbours' D, layers 1 and 2 pooled" in result.stdout
     saved = read_probe(run_dir / "eval")
     assert saved is not None
     assert {row.source for row in saved.rows} == {"discriminator", "neighborhood"}
