@@ -227,10 +227,10 @@ def publish(trainer: Trainer, copy: Discriminator, payload: str) -> None:
 
 
 def settings_of(seed: int, subject: str, form: str, device: str) -> Settings:
-    """The paper preset: alone, or listening."""
+    """The paper preset with one step of D in every cycle: alone, or listening."""
     policy, precision = ("uniform", "float32") if subject == "payload" else ("alone", form)
     training = {"precision": precision, "device": device}
-    tables = {"seed": seed, "training": training, "discriminator": {"max_steps": 1}}
+    tables = {"seed": seed, "training": training, "discriminator": {"loss_threshold": 1e-6, "max_steps": 1}}
     return resolve("benchmark", {"preset": "paper", "policy": policy}, tables)
 
 

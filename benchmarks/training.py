@@ -53,8 +53,8 @@ def measure(*, full: bool) -> Iterator[Figure]:
 
 
 def settings_in(precision: str) -> Settings:
-    """The paper preset, alone, with one step of D in a cycle: so that both loops make the same updates."""
-    tables = {"discriminator": {"max_steps": 1}, "training": {"precision": precision}}
+    """The paper preset, alone, with one step of D in every cycle: so that both loops make the same updates."""
+    tables = {"discriminator": {"loss_threshold": 1e-6, "max_steps": 1}, "training": {"precision": precision}}
     return resolve("benchmark", {"preset": "paper", "policy": "alone"}, tables)
 
 

@@ -67,9 +67,7 @@ def quality(
     held = {i: held_classes(shard.labels, len(test.classes)) for i, shard in shards.items()}
     images, labels = classifier_images(shards, labelled, test)
     tell(f"{run.run_id}: classifier of {len(labels)} images")
-    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), RECIPE)
-    wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
-    card = ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)
+    model, card = _classifier(folder, images, labels, test)
     reference = Reference.of(model, test.images)
     tell(f"{run.run_id}: real images")
     real = score(model, images[_sample(len(images), count, seed)], reference, seed)
@@ -268,3 +266,12 @@ def generator_of(run: RunDirectory, node_id: int, test: LabelledImages) -> tuple
     checkpoint = run.checkpoint(node_id)
     check_images_fit(checkpoint, test)
     return checkpoint, trained_generator(run, checkpoint)
+
+
+def _classifier(
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], test: LabelledImages
+) -> tuple[Classifier, ClassifierCard]:
+    """The classifier of these training images, and what is known of it."""
+    model, made_from = classifiers.kept(folder, images, labels, len(test.classes), RECIPE)
+    wrong = percent_wrong(classifiers.judge(model, test.images).argmax(axis=1), test.labels)
+    return model, ClassifierCard(round(wrong, 4), len(labels), FEATURES, made_from)

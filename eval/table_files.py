@@ -27,13 +27,13 @@ def write_table(table: StudyTable, directory: Path, output: Path) -> tuple[Path,
         OSError: A file cannot be written.
     """
     files = {output: json.dumps(dataclasses.asdict(table), indent=1) + "\n"}
-    titles: dict[str, list[tuple[str, str]]] = {}
+    pictures: dict[tuple[str, str], tuple[str, str]] = {}
     for variant in table.variants:
         for kind, title, picture in _pictures(table, variant):
             name = f"{kind}.{variant.variant}.svg"
             files[directory / name] = picture
-            titles.setdefault(variant.variant, []).append((title, name))
-    files[directory / MARKDOWN_FILE] = as_markdown(table, lambda name: titles.get(name, ()))
+            pictures[variant.variant, kind] = (title, name)
+    files[directory / MARKDOWN_FILE] = as_markdown(table, pictures)
     output.parent.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         write_atomically(path, text.encode())

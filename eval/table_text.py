@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -55,11 +55,13 @@ class Section:
         title: Heading.
         rows: Cells, the first row the heading; may be empty.
         notes: Lines below.
+        picture: Kind of the picture that shows it, where there is one.
     """
 
     title: str
     rows: Sequence[Sequence[str]]
     notes: tuple[str, ...] = ()
+    picture: str = ""
 
 
 def as_text(table: StudyTable) -> str:
@@ -70,18 +72,20 @@ def as_text(table: StudyTable) -> str:
     return "\n\n".join([*parts, _plain(_origins(table))])
 
 
-def as_markdown(table: StudyTable, pictures: Callable[[str], Sequence[tuple[str, str]]]) -> str:
+def as_markdown(table: StudyTable, pictures: Mapping[tuple[str, str], tuple[str, str]]) -> str:
     """Everything as a Markdown document.
 
     Args:
         table: The table.
-        pictures: For a variant, (title, file) of each picture to show.
+        pictures: (variant, kind) of each picture to show: its title and file.
     """
     parts = [f"# {table.study}", f"`{table.command}`; {_progress(table)}. Made by `dgan-eval table`."]
     for variant in table.variants:
         parts.append(f"## {variant.variant}")
-        parts += [_marked(section) for section in _sections(table, variant)]
-        parts += [f"![{title}]({file})" for title, file in pictures(variant.variant)]
+        for section in _sections(table, variant):
+            parts.append(_marked(section))
+            if shown := pictures.get((variant.variant, section.picture)):
+                parts.append("![{}]({})".format(*shown))
     return "\n\n".join([*parts, _marked(_origins(table))]) + "\n"
 
 
@@ -144,7 +148,9 @@ def _table_one(table: StudyTable, variant: VariantTable) -> Section:
         notes.append(
             f"The paper's figures are of MNIST and not comparable with {', '.join(variant.data_sets)}."
         )
-    return Section("Error in %, trained D, all layers, kernel chosen on held-out images", rows, tuple(notes))
+    return Section(
+        "Error in %, trained D, all layers, kernel chosen on held-out images", rows, tuple(notes), "errors"
+    )
 
 
 def _of_node(row: ErrorRow | None, node: int) -> float | None:
@@ -190,7 +196,7 @@ def _generators(variant: VariantTable) -> Section:
             for score, (_, digits) in shown.items()
         ]
         rows.append([arm or "real images", *cells])
-    return Section("Generated images", rows, _unlike(variant))
+    return Section("Generated images", rows, _unlike(variant), "kid")
 
 
 def _unlike(variant: VariantTable) -> tuple[str, ...]:

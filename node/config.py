@@ -112,8 +112,8 @@ class DiscriminatorSettings(Section):
     """Step of stochastic gradient descent."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of stochastic gradient descent; 0 is plain SGD."""
-    loss_threshold: float = Field(1.0, gt=0)
-    """LossThres(1): in epoch n the inner loop ends once the loss is at most this over n."""
+    loss_threshold: float = Field(1.3, gt=0)
+    """LossThres(1): in epoch n D learns from batches while its loss on them is above this over n. At chance it is 1.39."""
     max_steps: int = Field(3, ge=1)
     """Cap on the inner loop's steps in one cycle, since `while Loss > LossThres` need not end."""
     label_noise: float = Field(0.2, ge=0)

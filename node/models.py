@@ -203,7 +203,8 @@ class Generator(nn.Module):
 
 
 # Next to an image, with its one or three channels, a library's convolution is slow in some directions on the CPU: there it is
-# a matrix product, and images are taken apart for it or put together from it. PyTorch takes them apart one at a time, on a GPU a kernel each.
+# a matrix product, and images are taken apart for it or put together from it. PyTorch takes them apart one at a time, on a
+# GPU a kernel each.
 
 
 def _convolve(convolution: nn.Module, image_BCHW: Tensor) -> Tensor:

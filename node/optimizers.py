@@ -6,6 +6,7 @@ every node's start, for a compiler that nothing here calls.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,24 +28,30 @@ class Optimizer(ABC):
 
     Attributes:
         parameters: What it changes.
+        looks: Whether it may look at a loss and save itself the gradients; not where steps are recorded (`node/replay.py`).
     """
+
+    looks = False
 
     def __init__(self, parameters: Iterable[Parameter], moments: Sequence[str]) -> None:
         self.parameters = list(parameters)
         # They lie in memory as their parameters do: the fused kernels walk both in one order.
         self._moments = {name: [torch.zeros_like(p) for p in self.parameters] for name in moments}
 
-    def descend(self, loss: Tensor) -> None:
-        """One step along the gradients of `loss` (); none where it is not finite.
+    def descend(self, loss: Tensor, above: Tensor | float = -math.inf) -> None:
+        """One step along the gradients of `loss` (); none where it is not finite, or not above a threshold.
 
-        The loss is not looked at, so that the step can be recorded: the fused kernels are told where to do nothing.
+        The fused kernels are told where to do nothing, so that nobody need look at the loss.
         """
+        if self.looks and not loss > above:
+            return
         for parameter in self.parameters:
             parameter.grad = None
         # Other gradients, such as those of the D that judges G's images, would be computed for nothing.
         loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with torch.no_grad():
-            self._step([p.grad for p in self.parameters if p.grad is not None], (~loss.isfinite()).float())
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            self._step(gradients, (~(loss.isfinite() & (loss > above))).float())
 
     @abstractmethod
     def _step(self, gradients: list[Tensor], found_inf: Tensor) -> None:

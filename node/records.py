@@ -34,10 +34,10 @@ class CycleRecord:
         cycle: Number of the cycle, from 1.
         epoch: n of LossThres = c / n, from 1.
         loss_threshold: LossThres(n).
-        d_loss: D's loss at its last inner step.
+        d_loss: D's loss on the last batch of lines 2-6, before the step that it asked for.
         g_loss: G's loss against its own D (line 8); under `forgiving`, where line 9 came out true, and under
             `territories` against all judges.
-        inner_steps: Steps of lines 2-6.
+        inner_steps: Steps of lines 2-6; 0 where the loss was not above the threshold.
         cap_hit: Whether the inner loop ended by its cap, with the loss still above the threshold.
         exchange: Lines 10-12; None where line 9 came out false.
     """

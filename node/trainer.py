@@ -1,10 +1,10 @@
 """Algorithm 1 of the paper, one cycle at a time. No sockets, no files.
 
-A cycle is one turn of the outer loop (lines 1-14): D learns until its loss is at most LossThres(epoch) or a cap is
-hit, G learns once against its own D and, with probability P(consider neighbours), once more against one neighbour's
-D. Nothing here waits: line 10 reads whatever the neighbours have sent so far through `read_neighbors`, and where
-that is nothing the second step is skipped and counted. A neighbour's discriminator is only ever read: its
-weights and its batch normalisation's running statistics stay as they came.
+A cycle is one turn of the outer loop (lines 1-14): D learns from batches while its loss on them is above
+LossThres(epoch), up to a cap, and not at all where it is ahead already; G learns once against its own D and, with
+probability P(consider neighbours), once more against one neighbour's D. Nothing here waits: line 10 reads whatever the
+neighbours have sent so far through `read_neighbors`; where that is nothing the second step is skipped and counted. A
+neighbour's discriminator is only ever read: weights and running statistics of batch normalisation stay as they came.
 
 The paper compares three policies; five more are this project's, two of them controls:
 
@@ -101,6 +101,7 @@ class Trainer:
         self.d_optimizer = Momentum(self.discriminator.parameters(), d.learning_rate, d.momentum)
         if record is None and settings.training.cuda_graphs:
             record = gpu_recorder(self.device)
+        self.d_optimizer.looks = record is None
         self._run = Runner(record, self._changed)
 
     @property
@@ -133,8 +134,8 @@ class Trainer:
         while loss > threshold and steps < self.settings.discriminator.max_steps:  # 2
             z_mZ = self.sample_noise()  # 3
             x_mCHW = self.batches.sample()  # 4
-            loss = self._update_discriminator(x_mCHW, z_mZ)  # 5
-            steps += 1
+            loss = self._update_discriminator(x_mCHW, z_mZ, threshold)  # 2 on this batch, and 5
+            steps += loss > threshold
             if not math.isfinite(loss):
                 break  # told below: an infinite loss is no reason to go on
         z_mZ = self.sample_noise()  # 7
@@ -171,25 +172,23 @@ class Trainer:
             images: Tensor = self.generator(z_mZ, track=track)
         return images
 
-    def _update_discriminator(self, x_mCHW: Tensor, z_mZ: Tensor) -> float:
-        """Line 5: one step of D along Eq. (3); real and generated images never share a batch (P9)."""
+    def _update_discriminator(self, x_mCHW: Tensor, z_mZ: Tensor, threshold: float) -> float:
+        """Line 5 where line 2 asks for it: one step along Eq. (3), real and generated images apart (P9); the loss before it."""
         count, noise = len(x_mCHW), self.settings.discriminator.label_noise
-        real_labels_m = noisy_labels(1.0, count, noise, self.streams["labels"]).to(self.device)
-        fake_labels_m = noisy_labels(0.0, count, noise, self.streams["labels"]).to(self.device)
-        return self._run(self._descend_discriminator, x_mCHW, z_mZ, real_labels_m, fake_labels_m).item()
+        given = (noisy_labels(label, count, noise, self.streams["labels"]) for label in (1.0, 0.0))
+        numbers = (each.to(self.device) for each in (*given, torch.tensor(threshold)))
+        return self._run(self._descend_discriminator, x_mCHW, z_mZ, *numbers).item()
 
     def _descend_discriminator(
-        self, x_mCHW: Tensor, z_mZ: Tensor, real_labels_m: Tensor, fake_labels_m: Tensor
+        self, x_mCHW: Tensor, z_mZ: Tensor, real_labels_m: Tensor, fake_labels_m: Tensor, above: Tensor
     ) -> Tensor:
         with torch.no_grad():
             fake_mCHW = self.generate(z_mZ, track=False)
         # The running statistics follow real images alone: they serve the features, which are read on real images.
-        real_logits_m = self._judge(self.discriminator, x_mCHW, track=True)
-        fake_logits_m = self._judge(Divided((self.discriminator,) * len(self._territories)), fake_mCHW)
-        loss = discriminator_loss(real_logits_m, real_labels_m) + discriminator_loss(
-            fake_logits_m, fake_labels_m
-        )
-        self.d_optimizer.descend(loss)
+        real_m = self._judge(self.discriminator, x_mCHW, track=True)
+        fake_m = self._judge(Divided((self.discriminator,) * len(self._territories)), fake_mCHW)
+        loss = discriminator_loss(real_m, real_labels_m) + discriminator_loss(fake_m, fake_labels_m)
+        self.d_optimizer.descend(loss, above)
         return loss.detach()
 
     def _update_generator(

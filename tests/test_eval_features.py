@@ -76,7 +76,7 @@ def test_an_images_features_depend_on_no_other_image(run: RunDirectory) -> None:
 
 
 def test_features_are_taken_after_the_activation(run: RunDirectory) -> None:
-    """LeakyReLU: normalised to mean 0 and sd 1 before it, values are by its slope as much below 0 as above."""
+    """LeakyReLU: normalised to mean 0 and sd 1 before it, values below 0 are the slope times as large as those above."""
     first = layer_features(untrained_discriminator(run, 1, _images(200), seed=0), _images(200))[0]
     assert first.min() < 0
     assert -first[first < 0].mean() == pytest.approx(

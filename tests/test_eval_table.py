@@ -348,7 +348,15 @@ def test_variants_have_tables_of_their_own(tmp_path: Path) -> None:
     result = run(study)
     assert result.exit_code == 0, result.output
     assert "skewed: Error in %, trained D" in result.stdout
-    assert "![KID by arm](kid.skewed.svg)" in (study / "table.md").read_text()
+    text = (study / "table.md").read_text()
+    parts = [
+        "Error in %, trained D",
+        "![Errors by arm](errors.skewed.svg)",
+        "Generated",
+        "![KID by arm](kid.skewed.svg)",
+    ]
+    places = [text.index(part, text.index("## skewed")) for part in parts]
+    assert places == sorted(places)  # each picture behind its table
     assert len(list(study.glob("*.svg"))) == 4
 
 

@@ -35,7 +35,7 @@ def test_later_layers_win_over_earlier_ones_and_over_the_preset() -> None:
         "test", {"preset": "paper", "discriminator": {"momentum": 0.5}}, {"discriminator": {"momentum": 0.7}}
     )
     assert settings.discriminator.momentum == 0.7
-    assert settings.discriminator.max_steps == 3
+    assert settings.discriminator.max_steps == 2
 
 
 def test_settings_survive_a_round_trip_through_toml() -> None:

@@ -117,3 +117,18 @@ def test_a_loss_that_is_not_finite_changes_nothing(pair: Pair, loss: float) -> N
     optimizer.descend(losses(net, 1)[0]() * loss)
     after = [*net.parameters(), *optimizer.state().values()]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("pair", [sgd(0.9), adam], ids=["momentum", "adam"])
+def test_a_loss_that_is_not_above_the_threshold_changes_nothing(pair: Pair) -> None:
+    """One that is takes the step that it would take without a threshold."""
+    net, other = network(), network()
+    optimizer, free = pair(net)[0], pair(other)[0]
+    loss = losses(net, 1)[0]
+    before = [tensor.clone() for tensor in (*net.parameters(), *optimizer.state().values())]
+    optimizer.descend(loss(), above=loss().detach())
+    after = [*net.parameters(), *optimizer.state().values()]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    optimizer.descend(loss(), above=loss().detach() - 0.1)
+    free.descend(losses(other, 1)[0]())
+    assert all(torch.equal(old, new) for old, new in zip(other.parameters(), net.parameters(), strict=True))

@@ -39,11 +39,27 @@ def test_the_inner_loop_ends_at_its_cap_and_says_so() -> None:
     assert (record.inner_steps, record.cap_hit) == (4, True)
 
 
-def test_the_inner_loop_begins_in_every_cycle_and_ends_below_the_threshold() -> None:
-    """A threshold above every loss: one step a cycle, even right after a loss below it."""
+def test_a_discriminator_that_is_ahead_waits_for_the_generator() -> None:
+    """A threshold above every loss: D is looked at in every cycle and stays as it is, momentum and all; G learns."""
     node = build(policy="alone", discriminator={"loss_threshold": 1e6, "max_steps": 4})
+    d, g = ([p.detach().clone() for p in net.parameters()] for net in (node.discriminator, node.generator))
     records = [node.cycle(nobody) for _ in range(3)]
-    assert [(record.inner_steps, record.cap_hit) for record in records] == [(1, False)] * 3
+    assert [(record.inner_steps, record.cap_hit) for record in records] == [(0, False)] * 3
+    assert len({record.d_loss for record in records}) == 3
+    assert all(map(torch.equal, d, node.discriminator.parameters()))
+    assert not any(map(torch.equal, g, node.generator.parameters()))
+    assert not any(moment.any() for moment in node.d_optimizer.state().values())
+
+
+def test_the_inner_loop_ends_where_the_loss_falls_to_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line 2: two batches above it ask for a step each, the third for none, whatever the cap."""
+    node, losses = (
+        build(policy="alone", discriminator={"loss_threshold": 1.0, "max_steps": 9}),
+        iter([1.4, 1.1, 1.0]),
+    )
+    monkeypatch.setattr(node, "_update_discriminator", lambda *_: next(losses))
+    record = node.cycle(nobody)
+    assert (record.inner_steps, record.d_loss, record.cap_hit) == (2, 1.0, False)
 
 
 def test_batches_are_all_real_or_all_generated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +95,7 @@ def test_line_5_changes_only_d_and_line_8_changes_only_g() -> None:
     """The running statistics of D follow real images and stay put while G learns."""
     node = build(policy="alone")
     g, d = weights(node.generator), weights(node.discriminator)
-    node._update_discriminator(node.batches.sample(), node.sample_noise())
+    node._update_discriminator(node.batches.sample(), node.sample_noise(), 0.0)
     assert same(weights(node.generator), g)
     assert not same(weights(node.discriminator), d)
     d = weights(node.discriminator)
@@ -92,7 +108,7 @@ def test_d_descends_its_loss_and_g_its_own() -> None:
     """Repeated steps against a fixed opponent bring each loss down."""
     node = build(policy="alone", discriminator={"label_noise": 0.0})
     images, noise = node.batches.sample(), node.sample_noise()
-    d_losses = [node._update_discriminator(images, noise) for _ in range(30)]
+    d_losses = [node._update_discriminator(images, noise, 0.0) for _ in range(30)]
     g_losses = [node._update_generator(noise, node.discriminator) for _ in range(30)]
     assert d_losses[-1] < d_losses[0]
     assert g_losses[-1] < g_losses[0]
@@ -155,7 +171,8 @@ def test_selection_uses_the_noise_of_line_7_through_the_updated_generator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """P6: Eq. (6) sees G(z) with the z of line 8's step, after that step."""
-    node, other = build(**always("info-gain")), build(node_id=2).discriminator
+    endless = {"loss_threshold": 1e-6, "max_steps": 2}
+    node, other = build(**always("info-gain"), discriminator=endless), build(node_id=2).discriminator
     noise, judged = [], []
     sample, judge = node.sample_noise, node._judge
 
@@ -172,7 +189,7 @@ def test_selection_uses_the_noise_of_line_7_through_the_updated_generator(
     monkeypatch.setattr(node, "sample_noise", sampling)
     monkeypatch.setattr(node, "_judge", judging)
     record = node.cycle(lambda: {2: other})
-    assert len(noise) == record.inner_steps + 1
+    assert len(noise) == record.inner_steps + 1 == 3
     torch.testing.assert_close(judged[0], judged[1])
 
 
@@ -261,7 +278,8 @@ def test_a_shard_smaller_than_a_batch_is_refused() -> None:
 
 def test_a_loss_that_is_not_finite_ends_training() -> None:
     """The newest checkpoint stays the last word."""
-    node = build(policy="alone", discriminator={"learning_rate": 1e30, "max_steps": 3})
+    endless = {"loss_threshold": 1e-6, "max_steps": 3}
+    node = build(policy="alone", discriminator={"learning_rate": 1e30, **endless})
     with pytest.raises(TrainingError, match="loss of D"):
         deque((node.cycle(nobody) for _ in range(4)), maxlen=0)
 
