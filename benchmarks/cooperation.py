@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.cluster_runs import launched
 from benchmarks.images import write_images
-from benchmarks.measure import Figure, figure, milliseconds, timed
+from benchmarks.measure import EVERY_CYCLE, Figure, figure, milliseconds, timed
 from benchmarks.provenance import ROOT
 from node.config import Settings, resolve
 from node.hardware import place, prepare_processor
@@ -30,10 +30,9 @@ _GRAPH = ROOT / "examples" / "paper-ring.toml"
 _TARGET = 1.05
 _PATIENCE_S = 300.0
 _CYCLES = {False: 40, True: 200}
-# One step of D in every cycle: how many it takes else depends on the losses, and both sides shall do the same.
-_ONE_STEP = {"discriminator": {"max_steps": 1}}
-_OPTIONS = ("--preset", "paper", "--policy", "info-gain", "--epochs", "1000", "--set", "discriminator.max_steps=1",
-            "--set", "output.metrics_every_cycles=1")  # fmt: skip
+_OPTIONS = ("--preset", "paper", "--policy", "info-gain", "--epochs", "1000", "--set", "output.metrics_every_cycles=1",
+            *(word for key, value in EVERY_CYCLE.items() for word in ("--set", f"discriminator.{key}={value}"))
+            )  # fmt: skip
 
 
 def measure(*, full: bool) -> Iterator[Figure]:
@@ -144,7 +143,7 @@ def _train_bare(run: Path, node: int, cycles: int, core: set[int], ready: Any, t
 def _settings() -> Settings:
     image = {"size": 20, "channels": 1}
     plain = {"preset": "paper", "policy": "info-gain", "epochs": 1000, "image": image}
-    return resolve("benchmark", plain, _ONE_STEP)
+    return resolve("benchmark", plain, {"discriminator": EVERY_CYCLE})
 
 
 def _modules(settings: Settings, trainer: Trainer, neighbors: tuple[int, ...]) -> dict[int, Discriminator]:

@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import machine
+from benchmarks.measure import EVERY_CYCLE, machine
 from benchmarks.provenance import ROOT, commit
 from benchmarks.rounding import in_bfloat16
 from eval import classifier
@@ -230,7 +230,7 @@ def settings_of(seed: int, subject: str, form: str, device: str) -> Settings:
     """The paper preset with one step of D in every cycle: alone, or listening."""
     policy, precision = ("uniform", "float32") if subject == "payload" else ("alone", form)
     training = {"precision": precision, "device": device}
-    tables = {"seed": seed, "training": training, "discriminator": {"loss_threshold": 1e-6, "max_steps": 1}}
+    tables = {"seed": seed, "training": training, "discriminator": EVERY_CYCLE}
     return resolve("benchmark", {"preset": "paper", "policy": policy}, tables)
 
 

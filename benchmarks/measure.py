@@ -16,6 +16,10 @@ from node.hardware import computes_in_bfloat16
 
 _CPU = torch.device("cpu")
 
+# How many steps D takes else depends on the losses, and what is compared shall do the same.
+EVERY_CYCLE = {"loss_threshold": 1e-6, "max_steps": 1}
+"""Settings of `discriminator`: one step in every cycle."""
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Figure, alternate, figure, milliseconds, ratios, timed
+from benchmarks.measure import EVERY_CYCLE, Figure, alternate, figure, milliseconds, ratios, timed
 from benchmarks.textbook import Textbook
 from node.config import Settings, resolve
 from node.data import normalise
@@ -54,7 +54,7 @@ def measure(*, full: bool) -> Iterator[Figure]:
 
 def settings_in(precision: str) -> Settings:
     """The paper preset, alone, with one step of D in every cycle: so that both loops make the same updates."""
-    tables = {"discriminator": {"loss_threshold": 1e-6, "max_steps": 1}, "training": {"precision": precision}}
+    tables = {"discriminator": EVERY_CYCLE, "training": {"precision": precision}}
     return resolve("benchmark", {"preset": "paper", "policy": "alone"}, tables)
 
 
