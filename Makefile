@@ -39,7 +39,7 @@ study: install
 	$(BIN)/dgan-eval table results/$(STUDY)
 	$(BIN)/python benchmarks/tables.py
 
-# Table 1 with its control, five seeds.
+# Table 1 with its control, five seeds; what is stored of it is not made again.
 table1:
 	$(MAKE) study STUDY=table1
 
@@ -48,7 +48,9 @@ table1-check: install
 	rm -rf runs/table1-check
 	$(BIN)/dgan-launch study examples/studies/check.toml --data $(DATA) --study-dir runs/table1-check
 	$(BIN)/python -m benchmarks.recheck results/table1-check runs/table1-check
-	@echo "all of Table 1: make table1 DATA=$(DATA)"
+	@echo "all of Table 1 again, and whether it is the same:"
+	@echo "  dgan-launch study examples/studies/table1.toml --data $(DATA) --study-dir runs/again/table1"
+	@echo "  python -m benchmarks.recheck results/table1 runs/again/table1"
 
 lint: install
 	$(BIN)/ruff check .

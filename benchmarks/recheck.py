@@ -2,8 +2,9 @@
 
     python -m benchmarks.recheck STORED_STUDY_DIR FRESH_STUDY_DIR
 
-Exit status: 0 all is equal, or was made on another type of machine or by another torch, which rounds otherwise, and is only
-shown; 1 something differs that should not, a stored cell was not made again, or none is stored.
+Compared is every cell of the fresh study that is stored too. Exit status: 0 all is equal, or was made on another type of
+machine or by another torch, which rounds otherwise, and is only shown; 1 something differs that should not, or there is nothing
+to compare.
 """
 
 from __future__ import annotations
@@ -22,16 +23,14 @@ _NAMES = {"run_id", "data_set"}  # the one ends at random, the other is perhaps 
 
 
 def main(stored: Path, fresh: Path) -> int:
-    """Compares every cell of the stored study; prints a line for each."""
-    files = sorted((stored / "cells").glob("*.json"))
+    """Compares the cells that both have; prints a line for each."""
+    files = [
+        file for file in sorted((fresh / "cells").glob("*.json")) if (stored / "cells" / file.name).exists()
+    ]
     if not files:
-        print(f"{stored / 'cells'} holds no cell to compare with")
+        print(f"{stored / 'cells'} and {fresh / 'cells'} hold no cell in common")
     status = 0 if files else 1
     for file in files:
-        if not (fresh / "cells" / file.name).exists():
-            print(f"{file.stem}: not made again")
-            status = 1
-            continue
         before, now = (json.loads((each / "cells" / file.name).read_bytes()) for each in (stored, fresh))
         words, is_wrong = verdict(before, now)
         print(f"{file.stem}: {words}; made by `{before['command']}`")

@@ -234,7 +234,9 @@ def study(name: str, *headings: str, results: str = "../results") -> str:
         named, *sections = variant.split("\n### ")
         parts += [f"**{named.strip()}**"] if len(variants) > 1 else []
         chosen = [each for heading in headings for each in sections if each.startswith(heading)]
-        parts += [each.split("\n", 1)[1].strip() for each in chosen]
+        parts += [
+            f"**{head}**\n{rest}".strip() for head, _, rest in (each.partition("\n") for each in chosen)
+        ]
     cut = "\n\n".join([*parts, f"All of it: [results/{name}/table.md](table.md)."])
     return re.sub(r"\]\(([\w.-]+)\)", rf"]({results}/{name}/\1)", cut)
 
@@ -271,14 +273,16 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "Targets",
                 "Generated",
                 "Comparisons",
+                "Updates",
                 "Collapsed",
+                "Where",
             ),
-            "best": ("Error in %, every kind", "Targets", "Generated", "Comparisons", "Collapsed"),
+            "best": ("Error in %, every kind", "Targets", "Generated", "Comparisons", "Updates", "Collapsed"),
             "controls": ("Generated", "Comparisons"),
             "selection": ("Generated", "Comparisons"),
-            "skewed": ("Generated", "Comparisons", "Collapsed"),
-            "finalists": ("Generated", "Comparisons", "Collapsed"),
-            "dirichlet": ("Generated", "Comparisons", "Collapsed"),
+            "skewed": ("Generated", "Comparisons", "Updates", "Collapsed"),
+            "finalists": ("Generated", "Comparisons", "Updates", "Collapsed"),
+            "dirichlet": ("Generated", "Comparisons", "Updates", "Collapsed"),
         }.items()
     },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},

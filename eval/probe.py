@@ -9,7 +9,7 @@ not beat both has learned nothing that the probe can show.
 
 So does a variant that the paper lacks, the neighbourhood: a node's own D and those of its direct neighbours describe an
 image together. A node can do this by itself, with its own images and labels: the neighbours' newest checkpoints stand
-for what they published last. (Under the policy `alone` nobody publishes; there the rows say what could be had.)
+for what they published last. (Under `alone` and `alone-matched` nobody publishes; there the rows say what could be had.)
 
     N training images, F of them to fit while the SVM's hyperparameters are chosen
 """

@@ -50,12 +50,16 @@ class NodeEnd:
         cycle: Last turn of Algorithm 1, where known.
         restarts: How often it was started again.
         error: What it said at the end, if it failed.
+        d_steps: Updates of its discriminator, where the cell's version counted them.
+        g_steps: The same of its generator.
     """
 
     state: str
     cycle: int | None
     restarts: int
     error: str | None
+    d_steps: int | None = None
+    g_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,19 @@ class ErrorRow:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How unlike the nodes of one training are: the paper's section 4 has them more alike under information gain.
+
+    Attributes:
+        arm: Name.
+        overall: Standard deviation over the nodes of a seed of their errors, the headline's, in points; the mean over seeds.
+    """
+
+    arm: str
+    overall: Estimate
+
+
+@dataclass(frozen=True)
 class ScoreRow:
     """One score of the generated images of one arm.
 
@@ -95,6 +108,8 @@ class ArmSummary:
         seeds: Those that have ended.
         trained: Nodes of all these seeds together.
         collapsed: Those of them that collapsed.
+        d_steps: Updates of a node's discriminator, the mean over nodes; None where no cell tells.
+        g_steps: The same of its generator.
     """
 
     name: str
@@ -102,6 +117,8 @@ class ArmSummary:
     seeds: tuple[int, ...]
     trained: int
     collapsed: int
+    d_steps: float | None
+    g_steps: float | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,7 @@ class Comparison:
         ours: The arm that is hoped to be better.
         theirs: The other.
         figure: `linear` or `rbf`, errors of the trained D, all layers; `pooled`, of its pooled layers by the RBF kernel;
-            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `kid`; where some node lacks a class
+            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `spread`, over a seed's nodes; `kid`; where some node lacks a class
             also `own_covered` and `neighbors_covered`, classes that a node's images cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
@@ -159,21 +176,17 @@ class Target:
         kernel: `chosen`, `linear` or `rbf`.
         against: `paper` for the mean of the paper's row of the same policy, or `pixels` for raw pixels in this study, by the same
             kernel.
-        limit: That mean, in %.
-        error: The arm's.
-        mean_below: Whether the mean is.
-        bootstrap_below: Whether the upper end of the bootstrap interval is; None for one seed.
-        student_below: Whether the upper end of Student's interval is; None for one seed.
+        limit: That mean, in %, over the (seed, node) pairs that have both.
+        error: The arm's mean over them.
+        gap: Error less limit, in points; paired, since raw pixels and D are probed on the same shards.
     """
 
     arm: str
     kernel: str
     against: str
     limit: float
-    error: Estimate
-    mean_below: bool
-    bootstrap_below: bool | None
-    student_below: bool | None
+    error: float
+    gap: Estimate
 
 
 @dataclass(frozen=True)
@@ -182,9 +195,11 @@ class VariantTable:
 
     Attributes:
         variant: Name.
-        data_sets: Names of the data sets; the paper's figures are comparable with `mnist` alone.
+        data_sets: Names of the data sets.
+        comparable: Whether the paper's figures are: MNIST, drawn alike, 10,000 images for each of five nodes.
         arms: In the order of the columns.
         errors: Every row of the probe by arm, the headline's first.
+        spreads: Of the headline's row, by arm.
         floors: Untrained D and raw pixels.
         scores: Of the generated images, by arm; real images last.
         comparisons: The study's pairs.
@@ -196,8 +211,10 @@ class VariantTable:
 
     variant: str
     data_sets: tuple[str, ...]
+    comparable: bool
     arms: tuple[ArmSummary, ...]
     errors: tuple[ErrorRow, ...]
+    spreads: tuple[Spread, ...]
     floors: tuple[ErrorRow, ...]
     scores: tuple[ScoreRow, ...]
     comparisons: tuple[Comparison, ...]
@@ -214,11 +231,13 @@ class Origin:
         versions: As in a cell's file.
         machine: Processor and the like.
         cells: Names.
+        hours: What training and judging them took together, as far as that is known.
     """
 
     versions: Mapping[str, Any]
     machine: Mapping[str, Any]
     cells: tuple[str, ...]
+    hours: float
 
 
 @dataclass(frozen=True)

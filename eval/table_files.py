@@ -46,7 +46,7 @@ def _pictures(table: StudyTable, variant: VariantTable) -> list[tuple[str, str, 
     kids = [row for row in variant.scores if row.score == "kid" and row.arm]
     pictures = []
     if errors:
-        paper = _paper(table) if variant.data_sets == ("mnist",) else []
+        paper = _paper(table) if variant.comparable else []
         dots = [_dots(variant, row) for row in errors]
         lines = [Line(_LINES[row.kind], row.overall.value) for row in variant.floors if row.kind in _LINES]
         picture = dot_plot([*dots, *paper], "error in %", lines)

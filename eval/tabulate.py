@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.comparison import PAPER_ERRORS
 from eval.results import ProbeRow
-from eval.statistics import RESAMPLES, Estimate, Figures, difference, effect_size, mean, relative_change
+from eval.statistics import RESAMPLES, Figures, difference, effect_size, mean, relative_change
 from eval.study import Cell, Study
 from eval.table import (
     FLOOR_MARGIN,
@@ -29,6 +29,7 @@ from eval.table import (
     NodeMean,
     Origin,
     ScoreRow,
+    Spread,
     StudyTable,
     Target,
     VariantTable,
@@ -41,6 +42,7 @@ _FLOORS = ("untrained", "pixels")
 _TRAINED, _POOLED = ("discriminator", "all"), ("discriminator", "pooled")
 _JOINED, _JOINED_POOLED = ("neighborhood", "all"), ("neighborhood", "pooled")
 _KERNELS = ("chosen", "linear", "rbf")
+_PAPERS_CASE = (5, "iid", 10_000)
 
 _Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 
@@ -63,6 +65,7 @@ def _variant(study: Study, variant: str) -> VariantTable:
     arms = [(arm, study.of(variant, arm)) for arm in study.plan.arms]
     kinds = sorted(_kinds(cells), key=HEADLINE.__ne__)
     data_sets = sorted({cell.probe.data_set for cell in cells if cell.probe})
+    comparable = data_sets == ["mnist"] and all(map(_is_the_papers, cells))
     errors = tuple(
         row
         for arm, own in arms
@@ -76,8 +79,10 @@ def _variant(study: Study, variant: str) -> VariantTable:
     return VariantTable(
         variant=variant,
         data_sets=tuple(data_sets),
+        comparable=comparable,
         arms=tuple(_summary(arm, own, collapsed) for arm, own in arms),
         errors=errors,
+        spreads=tuple(_spreads(arms)),
         floors=floors,
         scores=tuple(_score_rows(arms, cells)),
         comparisons=tuple(
@@ -85,10 +90,16 @@ def _variant(study: Study, variant: str) -> VariantTable:
             for ours, theirs in study.plan.comparisons
             for found in _comparisons((ours, study.of(variant, ours)), (theirs, study.of(variant, theirs)))
         ),
-        targets=tuple(_targets(errors, floors, dict(arms), comparable=data_sets == ["mnist"])),
+        targets=tuple(_targets(cells, arms, comparable=comparable)),
         collapsed=collapsed,
         unlike=_unlike(cells),
     )
+
+
+def _is_the_papers(cell: Cell) -> bool:
+    """Whether its nodes and shards are those of Table 1: five, with as many images each, drawn alike."""
+    split = cell.settings["split"]
+    return (len(cell.nodes), split["rule"], split["images_per_node"]) == _PAPERS_CASE
 
 
 def _kinds(cells: Sequence[Cell]) -> list[_Kind]:
@@ -143,6 +154,21 @@ def _error_row(arm: str | None, kind: _Kind, figures: Figures) -> ErrorRow | Non
     return ErrorRow(arm, *kind, _node_means(figures), overall) if overall else None
 
 
+def _spread(figures: Figures) -> Figures:
+    """The standard deviation over the nodes of each seed, as the figure of one node, 0; none of a seed with one node."""
+    return {
+        seed: {0: float(np.std(list(values.values()), ddof=1))}
+        for seed, values in figures.items()
+        if len(values) > 1
+    }
+
+
+def _spreads(arms: Sequence[tuple[str, Sequence[Cell]]]) -> Iterator[Spread]:
+    for arm, own in arms:
+        if overall := mean(_spread(_errors(own, HEADLINE))):
+            yield Spread(arm, overall)
+
+
 def _node_means(figures: Figures) -> tuple[NodeMean, ...]:
     found = []
     for node in sorted({node for values in figures.values() for node in values}):
@@ -186,12 +212,20 @@ def _collapses(cells: Sequence[Cell]) -> Iterator[Collapse]:
 
 
 def _summary(arm: str, cells: Sequence[Cell], collapsed: Sequence[Collapse]) -> ArmSummary:
+    ends = [end for cell in cells for end in cell.nodes.values()]
+    steps = [[end.d_steps for end in ends], [end.g_steps for end in ends]]
+    d_steps, g_steps = (
+        float(np.mean(known)) if (known := [count for count in counts if count is not None]) else None
+        for counts in steps
+    )
     return ArmSummary(
         name=arm,
         policy=_policy(cells),
         seeds=tuple(cell.seed for cell in cells),
         trained=sum(len(cell.nodes) for cell in cells),
         collapsed=sum(node.arm == arm for node in collapsed),
+        d_steps=d_steps,
+        g_steps=g_steps,
     )
 
 
@@ -206,6 +240,7 @@ def _comparisons(
     by_figure: dict[str, Callable[[Sequence[Cell]], Figures]] = {
         "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
         "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
+        "spread": lambda cells: _spread(_errors(cells, HEADLINE)),
         "pooled": lambda cells: _errors(cells, (*_POOLED, "rbf")),
         "joined": lambda cells: _errors(cells, (*_JOINED, "rbf")),
         "joined_pooled": lambda cells: _errors(cells, (*_JOINED_POOLED, "rbf")),
@@ -235,30 +270,24 @@ def _mean_over(figures: Figures, pairs: Figures) -> float:
 
 
 def _targets(
-    errors: Sequence[ErrorRow],
-    floors: Sequence[ErrorRow],
-    arms: dict[str, tuple[Cell, ...]],
-    *,
-    comparable: bool,
+    cells: Sequence[Cell], arms: Sequence[tuple[str, Sequence[Cell]]], *, comparable: bool
 ) -> Iterator[Target]:
-    pixels = {row.kernel: row.overall.value for row in floors if row.source == "pixels"}
-    by_kind = {(row.arm, row.kind): row.overall for row in errors}
-    for arm, kernel in product(arms, _KERNELS):
-        error = by_kind.get((arm, (*_TRAINED, kernel)))
-        if error is None:
-            continue
-        paper = PAPER_ERRORS.get(_policy(arms[arm]) or "")
-        if comparable and paper:
-            yield _target(arm, kernel, "paper", float(np.mean(list(paper.values()))), error)
-        if kernel in pixels:
-            yield _target(arm, kernel, "pixels", pixels[kernel], error)
+    for (arm, own), kernel in product(arms, _KERNELS):
+        errors = _errors(own, (*_TRAINED, kernel))
+        limits = {"pixels": _errors(cells, ("pixels", None, kernel))}
+        if comparable and (paper := PAPER_ERRORS.get(_paper_row(own))):
+            row = float(np.mean(list(paper.values())))
+            limits = {"paper": {seed: dict.fromkeys(nodes, row) for seed, nodes in errors.items()}, **limits}
+        for against, limit in limits.items():
+            gaps = difference(errors, limit)
+            if gap := mean(gaps):
+                yield Target(arm, kernel, against, _mean_over(limit, gaps), _mean_over(errors, gaps), gap)
 
 
-def _target(arm: str, kernel: str, against: str, limit: float, error: Estimate) -> Target:
-    bootstrap, student = (
-        interval.high < limit if interval else None for interval in (error.bootstrap, error.student)
-    )
-    return Target(arm, kernel, against, limit, error, error.value < limit, bootstrap, student)
+def _paper_row(cells: Sequence[Cell]) -> str:
+    """Which of the paper's rows an arm is; its information gain is Eq. (6) and no other criterion."""
+    policy, weighed = _policy(cells), {cell.settings["cooperation"]["criterion"] for cell in cells}
+    return policy if policy and (policy != "info-gain" or weighed == {"eq6"}) else ""
 
 
 def _unlike(cells: Sequence[Cell]) -> tuple[int, ...]:
@@ -277,6 +306,11 @@ def _origins(cells: Sequence[Cell]) -> tuple[Origin, ...]:
     for cell in cells:
         alike.setdefault(json.dumps([cell.versions, cell.machine], sort_keys=True), []).append(cell)
     return tuple(
-        Origin(group[0].versions, group[0].machine, tuple(cell.name for cell in group))
+        Origin(
+            versions=group[0].versions,
+            machine=group[0].machine,
+            cells=tuple(cell.name for cell in group),
+            hours=sum(took or 0.0 for cell in group for took in cell.seconds.values()) / 3600,
+        )
         for group in alike.values()
     )

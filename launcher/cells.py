@@ -28,6 +28,7 @@ from launcher.prepare import RUN_FILE, first_difference, plain_name, source_dige
 from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
+from node.history import History, read_history
 from node.shards import save_shard
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
@@ -118,11 +119,14 @@ class Progress:
         """What `dgan-eval quality` leaves."""
         return self.run_dir / "eval" / "quality.json"
 
+    def node_dir(self, node_id: int) -> Path:
+        """Where a node of it keeps what it has."""
+        return self.run_dir / DEFAULT_DIRECTORY.format(id=node_id)
+
     def statuses(self) -> dict[int, Status | None]:
         """What each of its nodes says of itself."""
         return {
-            node_id: read_status(self.run_dir / DEFAULT_DIRECTORY.format(id=node_id) / "status.json")
-            for node_id in self.cell.graph.ids
+            node_id: read_status(self.node_dir(node_id) / "status.json") for node_id in self.cell.graph.ids
         }
 
     def trained(self) -> float:
@@ -264,7 +268,10 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
             "training": round(seconds[Phase.TRAINING], 1) if whole else None,
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
         },
-        "nodes": {str(node_id): _node(status) for node_id, status in progress.statuses().items()},
+        "nodes": {
+            str(node_id): _node(status, read_history(progress.node_dir(node_id) / "metrics.jsonl"))
+            for node_id, status in progress.statuses().items()
+        },
         **cell.inputs,
         "probe": _read(progress.probe_file),
         "quality": _read(progress.quality_file),
@@ -287,15 +294,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _node(status: Status | None) -> dict[str, Any]:
+def _node(status: Status | None, history: History) -> dict[str, Any]:
+    steps = {"d_steps": history.d_steps, "g_steps": history.g_steps}
     if status is None:
-        return {"state": "never started", "cycle": 0, "restarts": 0, "error": None}
+        return {"state": "never started", "cycle": 0, "restarts": 0, "error": None, **steps}
     state = _ENDS.get(status.failure or "", "failed") if status.error else status.state
     return {
         "state": state,
         "cycle": status.cycle,
         "restarts": max(status.starts - 1, 0),
         "error": status.error,
+        **steps,
     }
 
 

@@ -8,9 +8,9 @@
     neighborhood = true                   # probe own and neighbours' features together too
     [settings]                            # of every cell, as `dgan-launch run --settings` takes them
     preset = "paper"
-    [arms.uniform]                        # on top of them; also `graph` and `data`
+    [arms.uniform]                        # on top of them; also `graph`
     policy = "uniform"
-    [variants.two-classes]                # may be left out; an arm's settings win over a variant's
+    [variants.two-classes]                # may be left out, also `graph` and `data`; an arm's settings win over a variant's
     split = {rule = "classes"}
 
 A cell's name, such as `uniform.two-classes.s3`, is its run's directory and its file's name.
@@ -68,7 +68,7 @@ class Cell:
         layer: Its settings as nested tables, without those that only defaults and the preset name.
         settings: All of them.
         base_port: Node `id` listens at `base_port + id`.
-        floors: Whether its floors are probed: all arms of a variant and seed share their shards, and so these.
+        floors: Whether its floors are probed: all arms of a variant and seed share them.
     """
 
     arm: str
@@ -144,27 +144,27 @@ def read_study(path: Path, *, data: str | None, base_port: int) -> Study:
 
     Args:
         path: The file.
-        data: Instead of the file's own `data`, where given; arms and variants that name theirs keep it.
+        data: Instead of the file's own `data`, where given; variants that name theirs keep it.
         base_port: Nodes of the first cell listen above this port, those of the next one above these.
 
     Raises:
-        InputError: The file is none, or a name, a setting, a graph or a comparison in it is not right.
+        InputError: The file is none, something in it is not right, or arms of a variant are no pair.
     """
     found = read_toml(path, StudyFile)
     variants = found.variants or {ONLY_VARIANT: {}}
     _check_file(path, found)
     base = {"graph": found.graph, "data": data or found.data, **found.settings}
     cells: list[Cell] = []
-    probed: set[tuple[str, str]] = set()
+    shared: dict[tuple[int, str], Cell] = {}
     for seed in found.seeds:
         for variant, over in variants.items():
             for arm, own in found.arms.items():
                 table = merge(merge(base, over), {**own, "seed": seed})
                 port = base_port + sum(max(cell.graph.ids) for cell in cells)
                 cell = _cell(path, arm, variant, table, port)
-                floors = variant, _floors(cell)
-                cells.append(replace(cell, floors=floors not in probed))
-                probed.add(floors)
+                first = shared.setdefault((seed, variant), cell)
+                _check_alike(path, cell, first)
+                cells.append(replace(cell, floors=cell is first))
     if (highest := cells[-1].base_port + max(cells[-1].graph.ids)) > MAX_PORT:
         raise InputError(
             "--base-port", f"{base_port} and {len(cells)} cells need ports up to {highest}", "a lower one"
@@ -216,12 +216,35 @@ def _cell(path: Path, arm: str, variant: str, table: dict[str, Any], base_port: 
     )
 
 
-def _floors(cell: Cell) -> str:
-    """What the floors of a cell depend on."""
-    settings, nodes = cell.settings, [(node.id, node.architecture) for node in cell.graph.nodes]
-    start = settings.discriminator.initialisation
-    parts = (cell.data, cell.seed, settings.image, settings.split, settings.architecture, start, nodes)
-    return repr(parts)
+def _check_alike(path: Path, cell: Cell, first: Cell) -> None:
+    """Refuses arms of a variant that are no pair: of other shards or other networks, and so with other floors.
+
+    Args:
+        path: The study's file.
+        cell: An arm.
+        first: The first arm of the same variant and seed.
+    """
+    told, expected = _compared(cell), _compared(first)
+    for name in told:
+        if told[name] != expected[name]:
+            raise InputError(
+                path,
+                f"{cell.arm}.{cell.variant}: {name} is not that of {first.arm}.{first.variant}",
+                "arms of one variant are compared node by node: make what differs there a variant",
+            )
+
+
+def _compared(cell: Cell) -> dict[str, Any]:
+    """What the shards and the floors of a cell depend on, but for its seed; by name."""
+    settings = cell.settings
+    return {
+        "data": cell.data,
+        "image": settings.image,
+        "split": settings.split,
+        "architecture": settings.architecture,
+        "discriminator.initialisation": settings.discriminator.initialisation,
+        "graph: nodes": [(node.id, node.architecture) for node in cell.graph.nodes],
+    }
 
 
 def _comparisons(path: Path, found: StudyFile) -> tuple[tuple[str, str], ...]:

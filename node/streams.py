@@ -12,8 +12,9 @@ _UNTRAINED, _SHARED = len(_STREAMS), len(_STREAMS) + 1  # beside them, and kept 
 def seed_streams(seed: int, node_id: int) -> dict[str, torch.Generator]:
     """Independent random streams of one node, so that no policy shifts another stream's draws.
 
-    Runs that differ in policy alone start from the same weights and see the same images and the same noise; but where
-    discriminators are averaged they start from `shared_stream`.
+    Runs that differ in policy alone start from the same weights, but for D where discriminators are averaged, which starts from
+    `shared_stream`. They see the same images and noise as long as each D makes as many passes over batches in every cycle: with
+    more than one step allowed, its own losses tell how many.
     """
     return {name: _stream(seed, node_id, index) for index, name in enumerate(_STREAMS)}
 

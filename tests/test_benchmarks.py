@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.__main__ import line
 from benchmarks.equality import Outcome, Pair, compare, publish
 from benchmarks.measure import Figure, alternate, figure, ratios
 from benchmarks.plot import draw, draw_scale
+from benchmarks.recheck import main as recheck
 from benchmarks.recheck import verdict
 from benchmarks.rounding import Rounded
 from benchmarks.textbook import Inputs, in_order
@@ -87,21 +89,23 @@ def test_rounded_products_are_those_of_bfloat16() -> None:
     assert not torch.equal(mine[0].float(), exact)
 
 
+def cell(error: float = 2.5, processor: str = "one", policy: str = "alone") -> dict[str, Any]:
+    """A cell's file, as far as it is compared."""
+    machine = {"processor": processor, "instructions": ["avx2"]}
+    probe = {"run_id": str(error), "rows": [{"error": error}]}
+    return {
+        "graph": {"edges": [[1, 2]], "nodes": {"1": "paper", "2": "paper"}},
+        "settings": resolve("test", {"policy": policy}).model_dump(mode="json"),
+        "machine": machine,
+        "command": "dgan-launch study",
+        "versions": {"torch": "2"},
+        "probe": probe,
+        "quality": None,
+    }
+
+
 def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machine() -> None:
     """The run's id is another one each time; another machine rounds otherwise, other settings are another cell."""
-
-    def cell(error: float = 2.5, processor: str = "one", policy: str = "alone") -> dict[str, Any]:
-        machine = {"processor": processor, "instructions": ["avx2"]}
-        probe = {"run_id": str(error), "rows": [{"error": error}]}
-        return {
-            "graph": {"edges": [[1, 2]], "nodes": {"1": "paper", "2": "paper"}},
-            "settings": resolve("test", {"policy": policy}).model_dump(mode="json"),
-            "machine": machine,
-            "versions": {"torch": "2"},
-            "probe": probe,
-            "quality": None,
-        }
-
     assert verdict(cell(), cell()) == ("every figure is the same", False)
     assert verdict(cell(), cell(error=2.6)) == (
         "1 of the figures differ, such as probe.rows[0].error: 2.5 and 2.6",
@@ -110,6 +114,27 @@ def test_a_cell_made_again_must_hold_the_same_figures_on_the_same_type_of_machin
     assert verdict(cell(), cell(error=2.6, processor="two"))[1] is False
     differs = 'made otherwise: policy was "alone" and is "uniform" now'
     assert verdict(cell(), cell(policy="uniform")) == (differs, True)
+
+
+def test_what_was_made_again_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One cell of many is enough; none is not."""
+    stored, fresh = tmp_path / "stored", tmp_path / "fresh"
+    for study, name, found in (
+        (stored, "a.all.s0", cell()),
+        (stored, "b.all.s0", cell()),
+        (fresh, "b.all.s0", cell(error=2.6)),
+        (fresh, "c.all.s0", cell()),
+    ):
+        (study / "cells").mkdir(parents=True, exist_ok=True)
+        (study / "cells" / f"{name}.json").write_text(json.dumps(found))
+    assert recheck(stored, fresh) == 1
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.startswith("b.all.s0: 1 of the figures differ")
+    (fresh / "cells" / "b.all.s0.json").write_text(json.dumps(cell()))
+    assert recheck(stored, fresh) == 0
+    (fresh / "cells" / "b.all.s0.json").unlink()
+    assert recheck(stored, fresh) == 1
+    assert "no cell in common" in capsys.readouterr().out
 
 
 def test_rounds_alternate_and_the_first_does_not_count() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -30,13 +30,14 @@ from eval.study import read_study
 from eval.table import StudyTable
 from eval.table_files import write_table
 from eval.tabulate import ORIGINS, tabulate
-from node.config import Settings
+from node.config import resolve
 
 pytestmark = pytest.mark.system
 
 ARMS = {"alone": "alone", "alone-matched": "alone", "uniform": "uniform", "info-gain": "info-gain"}
 LEVELS = {"alone": 2.6, "alone-matched": 2.4, "uniform": 2.3, "info-gain": 2.1}
 SEEDS, NODES = (0, 1, 2), (1, 2, 3, 4, 5)
+ENDED = {"state": "finished", "cycle": 40, "restarts": 0, "error": None}
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -74,8 +75,8 @@ def make_cell(arm: str, variant: str, seed: int, *, floors: bool) -> dict[str, A
     return {
         "arm": arm, "variant": variant, "seed": seed, "command": "dgan-launch run", "machine": {"processor": "Zen"},
         "versions": {"dgan": "0.1.0", "commit": "c0ffee"}, "seconds": {"training": 9.0, "evaluation": 1.0},
-        "settings": Settings(policy=cast("Any", policy)).model_dump(mode="json"),
-        "nodes": {str(node): {"state": "finished", "cycle": 40, "restarts": 0, "error": None} for node in NODES},
+        "settings": resolve("test", {"policy": policy, "split": {"images_per_node": 10_000}}).model_dump(mode="json"),
+        "nodes": {str(node): {**ENDED, "d_steps": 30 + node, "g_steps": 60} for node in NODES},
         "probe": dataclasses.asdict(ProbeResult("r", policy, "mnist", 0, tuple(rows))),
         "quality": dataclasses.asdict(make_quality(policy, {node: error / 10 for node, error in level.items()})),
     }  # fmt: skip
@@ -169,6 +170,15 @@ def test_table_one_has_its_form(study: Path) -> None:
     assert result.stderr.splitlines() == [str(study / name) for name in written]
 
 
+def test_the_time_of_all_cells_is_told(study: Path) -> None:
+    """By machine and code; what was interrupted has no time."""
+    edit(study, "uniform.iid.s1", lambda cell: cell["seconds"].update(training=None, evaluation=3601.0))
+    (origin,) = table_of(study).origins
+    assert origin.hours == pytest.approx((11 * 10.0 + 3601.0) / 3600)
+    run(study)
+    assert (study / "table.md").read_text().splitlines()[-3].endswith("| 12 | 1.0 |")
+
+
 def test_figures_name_their_seeds_and_nodes(study: Path) -> None:
     """Also those of the floors, which one arm has for all."""
     (variant,) = table_of(study).variants
@@ -182,9 +192,11 @@ def test_figures_name_their_seeds_and_nodes(study: Path) -> None:
 def test_comparisons_are_paired(study: Path) -> None:
     """The seeds' own 0.2 falls out of the difference, and KID is told in percent."""
     (variant,) = table_of(study).variants
-    first, rbf, pooled, kid = variant.comparisons[:4]
-    assert {(each.ours, each.theirs) for each in (first, rbf, pooled, kid)} == {("info-gain", "uniform")}
-    assert [each.figure for each in (first, rbf, pooled, kid)] == ["linear", "rbf", "pooled", "kid"]
+    first, rbf, spread, pooled, kid = variant.comparisons[:5]
+    assert {(each.ours, each.theirs) for each in variant.comparisons[:5]} == {("info-gain", "uniform")}
+    assert [each.figure for each in variant.comparisons[:5]] == ["linear", "rbf", "spread", "pooled", "kid"]
+    assert spread.change is not None
+    assert spread.change.figures == len(SEEDS)
     assert pooled.ours_mean == pytest.approx(rbf.ours_mean - 0.1)
     assert first.change is not None
     assert first.change.student is not None
@@ -202,13 +214,88 @@ def test_targets_are_the_papers_row_and_raw_pixels(study: Path) -> None:
     targets = {(target.arm, target.kernel, target.against): target for target in variant.targets}
     assert {kernel for _, kernel, _ in targets} == {"chosen", "linear", "rbf"}
     assert targets["alone", "chosen", "paper"].limit == pytest.approx(3.344)
-    assert targets["alone", "chosen", "paper"].student_below
+    assert targets["alone", "chosen", "paper"].gap.value == pytest.approx(2.83 - 3.344, abs=0.03)
     assert targets["alone", "linear", "pixels"].limit == pytest.approx(3.63)
-    assert not targets["alone", "chosen", "pixels"].mean_below
+    assert targets["alone", "chosen", "pixels"].gap.value > 0
     # 2.33 +- 0.5 by Student, +- 0.2 by three seeds drawn again.
     close = targets["info-gain", "chosen", "pixels"]
-    assert (close.limit, close.mean_below, close.bootstrap_below, close.student_below) == (2.63, True, True, False)  # fmt: skip
+    assert close.gap.bootstrap is not None
+    assert close.gap.student is not None
+    assert close.limit == pytest.approx(2.63)
+    assert close.gap.bootstrap.high < 0 < close.gap.student.high
     assert "bootstrap only" in run(study).stdout
+
+
+def test_raw_pixels_are_a_limit_seed_by_seed(study: Path) -> None:
+    """A seed whose shards are hard is hard for raw pixels too: what they share is no doubt about who is better."""
+
+    def harder(cell: dict[str, Any]) -> None:
+        for row in cell["probe"]["rows"]:
+            for node in row["nodes"] if row["source"] == "pixels" else ():
+                node["error"] += 0.2 * cell["seed"]
+
+    for seed in SEEDS:
+        edit(study, f"alone.iid.s{seed}", harder)
+    (variant,) = table_of(study).variants
+    found = {(target.arm, target.kernel, target.against): target.gap for target in variant.targets}
+    gap = found["info-gain", "chosen", "pixels"]
+    assert gap.student is not None
+    assert gap.value == pytest.approx(2.1 - 2.63, abs=0.05)
+    assert gap.student.high < 0
+
+
+def test_only_eq6_is_the_papers_information_gain(study: Path) -> None:
+    """Another criterion has no row there."""
+    for seed in SEEDS:
+        edit(
+            study,
+            f"info-gain.iid.s{seed}",
+            lambda cell: cell["settings"]["cooperation"].update(criterion="capped"),
+        )
+    against = {(target.arm, target.against) for target in table_of(study).variants[0].targets}
+    assert ("uniform", "paper") in against
+    assert ("info-gain", "paper") not in against
+
+
+def test_the_spread_is_over_the_nodes_of_a_seed(study: Path) -> None:
+    """The standard deviation in each seed, and then the mean: seeds that differ do not widen it."""
+
+    def wider(cell: dict[str, Any]) -> None:
+        for row in cell["probe"]["rows"]:
+            for node in row["nodes"]:
+                node["error"] = 2.0 + 0.1 * node["node"] + cell["seed"]
+
+    for seed in SEEDS:
+        edit(study, f"uniform.iid.s{seed}", wider)
+    (variant,) = table_of(study).variants
+    (spread,) = [each.overall for each in variant.spreads if each.arm == "uniform"]
+    assert spread.value == pytest.approx(0.1 * np.std([1, 2, 3, 4, 5], ddof=1))
+    (change,) = [
+        each.change for each in variant.comparisons if (each.theirs, each.figure) == ("uniform", "spread")
+    ]
+    assert change is not None
+    assert change.value < -0.1
+    assert (
+        cells_of(run(study).stdout and (study / "table.md").read_text(), "spread of nodes")[3]
+        == "0.16 [0.16, 0.16] (3)"
+    )
+
+
+def test_updates_are_counted(study: Path) -> None:
+    """Of D and G, the mean over nodes; a cell of a version that did not count them has none."""
+    for node in NODES:
+        for seed in SEEDS:
+            edit(
+                study,
+                f"uniform.iid.s{seed}",
+                lambda cell, node=node: cell["nodes"].update({str(node): ENDED}),
+            )
+    arms = {arm.name: (arm.d_steps, arm.g_steps) for arm in table_of(study).variants[0].arms}
+    assert (arms["alone"], arms["uniform"]) == ((33, 60), (None, None))
+    run(study)
+    text = (study / "table.md").read_text()
+    assert cells_of(text, "updates of a node") == ["updates of a node", "alone", "alone-matched", "info-gain"]
+    assert cells_of(text, "G") == ["G", "60", "60", "60"]
 
 
 def test_features_with_the_neighbours_are_compared_too(study: Path) -> None:
@@ -322,8 +409,26 @@ def test_other_data_stand_without_the_paper(study: Path) -> None:
         edit(study, path.stem, lambda cell: cell["probe"].update(data_set="digits"))
     result = run(study)
     assert "paper:" not in result.stdout
-    assert "not comparable with digits" in result.stdout
+    assert "Not comparable with the paper's figures" in result.stdout
     assert {target.against for target in table_of(study).variants[0].targets} == {"pixels"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell["settings"]["split"].update(rule="classes"),
+        lambda cell: cell["settings"]["split"].update(images_per_node=4000),
+        lambda cell: cell["nodes"].pop("5"),
+    ],
+    ids=["split", "images", "nodes"],
+)
+def test_other_shards_stand_without_the_paper(study: Path, change: Edit) -> None:
+    """Its figures are of five nodes with 10,000 images each, drawn alike."""
+    assert "paper:" in run(study).stdout
+    edit(study, "uniform.iid.s1", change)
+    result = run(study)
+    assert "paper:" not in result.stdout
+    assert "Not comparable with the paper's figures" in result.stdout
 
 
 @pytest.mark.parametrize(

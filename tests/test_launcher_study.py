@@ -115,6 +115,25 @@ def test_each_variant_has_floors_of_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ('data = "mnist"', "data"),
+        ('graph = "pair.toml"', "graph: nodes"),
+        ("split = {images_per_node = 20}", "split"),
+        ("architecture = {paper = {slope = 0.1}}", "architecture"),
+    ],
+)
+def test_arms_that_are_no_pair_are_one_line(own: str, name: str) -> None:
+    """Their nodes, shards and floors differ: a table that set them side by side would be wrong."""
+    with pytest.raises(InputError) as caught:
+        read(STUDY.replace("[arms.uniform]", f"[arms.uniform]\n{own}"))
+    assert (
+        f"uniform.iid: {name} is not that of alone.iid; arms of one variant are compared node by node"
+        in str(caught.value)
+    )
+
+
 def test_ports_beyond_the_last_are_one_line() -> None:
     """Before anything is started."""
     with pytest.raises(
@@ -299,7 +318,12 @@ def test_a_study_goes_on_after_an_interruption_and_its_cells_can_be_made_again()
     )  # all, and not the four digits of two nodes
     assert {"torch", "node/", "eval/"} <= found["versions"].keys()
     assert found["command"].endswith("small.toml --study-dir runs/again/small --only uniform.pairs.s3")
-    assert json.loads(Path("out/study.json").read_text())["comparisons"] == [["uniform", "alone"]]
+    assert all(node["g_steps"] > node["cycle"] for node in found["nodes"].values())
+    plan = json.loads(Path("out/study.json").read_text())
+    assert (plan["comparisons"], plan["command"]) == (
+        [["uniform", "alone"]],
+        "dgan-launch study small.toml --study-dir out",
+    )
 
     status, text = finish(study("--study-dir", "out", *one))
     assert (status, "started" in text) == (0, False)

@@ -30,6 +30,7 @@ policy = "alone"
 policy = "uniform"
 """
 CELLS = [f"{arm}.all.s{seed}" for seed in (1, 2) for arm in ("alone", "uniform")]
+UNCOUNTED = {"d_steps": 0, "g_steps": 0}  # no metrics are there
 
 
 @dataclass
@@ -131,7 +132,7 @@ def test_each_cell_is_trained_then_probed_then_judged(cells: list[Progress]) -> 
     assert (found["arm"], found["variant"], found["seed"]) == ("uniform", "all", 2)
     assert found["command"] == "dgan-launch study small.toml --only uniform.all.s2"
     assert {name: found[name] for name in ("graph", "settings")} == cells[3].cell.inputs
-    assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None}
+    assert found["nodes"]["2"] == {"state": "finished", "cycle": 9, "restarts": 0, "error": None, **UNCOUNTED}
 
 
 def test_classifiers_learn_from_all_images_of_the_data_set(cells: list[Progress]) -> None:
@@ -150,15 +151,15 @@ def test_classifiers_learn_from_all_images_of_the_data_set(cells: list[Progress]
 def test_a_cell_whose_data_cannot_be_read_has_failed(tmp_path: Path) -> None:
     """Its line names it; others go on."""
     (tmp_path / "pair.toml").write_text("edges = [[1, 2]]\n")
-    (tmp_path / "small.toml").write_text(STUDY + 'data = "nowhere"\n')
+    (tmp_path / "small.toml").write_text(STUDY + '[variants.here]\n[variants.far]\ndata = "nowhere"\n')
     study = read_study(tmp_path / "small.toml", data=None, base_port=20_000)
     cells = progress_of(study, study.cells, tmp_path / "out")
     write_labelled(cells)
-    assert [each.phase for each in cells] == [Phase.WAITING, Phase.FAILED] * 2
-    assert cells[1].words.startswith("uniform.all.s1: data: 'nowhere'")
+    assert [each.phase for each in cells[:4]] == [Phase.WAITING, Phase.WAITING, Phase.FAILED, Phase.FAILED]
+    assert cells[2].words.startswith("alone.far.s1: data: 'nowhere'")
     commands = Commands()
-    assert run(cells, commands)[0] == 1
-    assert {cell for cell, _ in commands.started} == {CELLS[0], CELLS[2]}
+    assert run(cells[:4], commands)[0] == 1
+    assert {cell for cell, _ in commands.started} == {"alone.here.s1", "uniform.here.s1"}
 
 
 def test_code_and_processor_are_told_by_more_than_a_name() -> None:
@@ -207,7 +208,7 @@ def test_nodes_that_were_given_up_are_an_outcome(cells: list[Progress]) -> None:
     found = json.loads(cells[0].file.read_text())
     assert found["nodes"]["1"]["state"] == "finished"
     lost = {"state": "gave up", "cycle": 4, "restarts": 5, "error": "cycle 5: loss of D nan"}
-    assert found["nodes"]["2"] == lost
+    assert found["nodes"]["2"] == lost | UNCOUNTED
     assert (found["probe"], found["quality"]) == ({}, None)
 
 

@@ -57,6 +57,16 @@ class History:
         """Sum of a count over all cycles."""
         return int(np.nansum(self.series(key)))
 
+    @property
+    def d_steps(self) -> int:
+        """Updates of the discriminator, lines 2-6."""
+        return round(np.nansum(self.series("inner_steps") * np.diff(self.cycles, prepend=0)))
+
+    @property
+    def g_steps(self) -> int:
+        """Updates of the generator: line 8 in every cycle, and line 12 in those that considered a neighbour who could be heard."""
+        return int(self.cycles.max(initial=0)) + self.total("considered") - self.total("skipped")
+
     def mean(self, key: str) -> float:
         """Mean of one key; NaN where no line has it."""
         return _mean(self.series(key))

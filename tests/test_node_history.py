@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.history import History, read_history, read_status
+from node.history import History, read_history, read_status
 
 
 def history_of(path: Path, *lines: object) -> History:
@@ -29,6 +29,19 @@ def test_the_later_of_two_lines_of_one_cycle_counts(tmp_path: Path) -> None:
     assert history.cycles.tolist() == [10, 20]
     assert history.chosen(2) == 7
     assert history.chosen(9) == 0
+
+
+def test_updates_are_counted(tmp_path: Path) -> None:
+    """Of D by the mean of each stretch and its length, also where a resume cut one short; a step that was skipped is none."""
+    history = history_of(
+        tmp_path / "m",
+        {"cycle": 10, "inner_steps": 1.5, "considered": 4, "skipped": 1},
+        {"cycle": 20, "inner_steps": 0.0, "considered": 5, "skipped": 0},
+        {"cycle": 30, "inner_steps": 2.0, "considered": 0, "skipped": 0},
+        {"cycle": 30, "inner_steps": 0.1, "considered": 6, "skipped": 0},
+    )
+    assert (history.d_steps, history.g_steps) == (16, 30 + 3 + 5 + 6)
+    assert (read_history(tmp_path / "none").d_steps, read_history(tmp_path / "none").g_steps) == (0, 0)
 
 
 def test_bytes_and_time_are_summed_over_boots(tmp_path: Path) -> None:
