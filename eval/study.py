@@ -52,6 +52,8 @@ class NodeEnd:
         error: What it said at the end, if it failed.
         d_steps: Updates of its discriminator, where the cell's version counted them.
         g_steps: The same of its generator.
+        most_chosen: Share of the neighbour that it chose most often, where it chose.
+        clamped: Share of the neighbours' values that Eq. (6) had below 0, where it weighed.
     """
 
     state: str
@@ -60,6 +62,8 @@ class NodeEnd:
     error: str | None
     d_steps: int | None = None
     g_steps: int | None = None
+    most_chosen: float | None = None
+    clamped: float | None = None
 
 
 @dataclass(frozen=True)

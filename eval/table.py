@@ -100,7 +100,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """How far an arm has come.
+    """How far an arm has come, and what its nodes did, means over nodes.
 
     Attributes:
         name: Of the arm.
@@ -108,8 +108,10 @@ class ArmSummary:
         seeds: Those that have ended.
         trained: Nodes of all these seeds together.
         collapsed: Those of them that collapsed.
-        d_steps: Updates of a node's discriminator, the mean over nodes; None where no cell tells.
+        d_steps: Updates of a node's discriminator; None where no cell tells.
         g_steps: The same of its generator.
+        most_chosen: Share of the neighbour that a node chose most often; None where none chose.
+        clamped: Share of the neighbours' values that Eq. (6) had below 0; None where none weighed.
     """
 
     name: str
@@ -119,6 +121,8 @@ class ArmSummary:
     collapsed: int
     d_steps: float | None
     g_steps: float | None
+    most_chosen: float | None
+    clamped: float | None
 
 
 @dataclass(frozen=True)

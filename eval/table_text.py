@@ -36,6 +36,12 @@ _FIGURES = {
     "own_covered": ("own classes covered", 2),
     "neighbors_covered": ("neighbours' classes covered", 2),
 }
+_WORK = (
+    ("updates of D", "d_steps", 0),
+    ("updates of G", "g_steps", 0),
+    ("share of the neighbour chosen most", "most_chosen", 2),
+    ("share of Eq. (6)'s values below 0", "clamped", 2),
+)
 _AGAINST = {"paper": "the paper's mean", "pixels": "raw pixels here"}
 _INTERVALS = "Mean [95% by Student's t over seeds] (number of seeds)."
 _HEADLINE = (
@@ -126,7 +132,7 @@ def _sections(table: StudyTable, variant: VariantTable) -> Iterator[Section]:
             _generators(variant),
             _comparisons(variant),
             _targets(variant),
-            _updates(variant),
+            _work(variant),
         ),
     )
     yield _collapsed(table, variant)
@@ -277,13 +283,13 @@ def _targets(variant: VariantTable) -> Section:
     return Section("Targets", rows, (_INTERVALS,))
 
 
-def _updates(variant: VariantTable) -> Section:
-    """What a node's training consisted of: a control that makes as many updates of G may make another number of D's."""
+def _work(variant: VariantTable) -> Section:
+    """What training consisted of: a control that makes as many updates of G may make another number of D's."""
     counted = [arm for arm in variant.arms if arm.d_steps is not None]
-    rows = [["updates of a node", *(arm.name for arm in counted)]] if counted else []
-    for name, steps in (("D", "d_steps"), ("G", "g_steps")):
-        rows += [[name, *(_number(getattr(arm, steps), 0) for arm in counted)]] if counted else []
-    return Section("Updates of D and G, mean over nodes", rows)
+    rows = [["mean over nodes", *(arm.name for arm in counted)]] if counted else []
+    for name, fact, digits in _WORK if counted else ():
+        rows.append([name, *(_number(getattr(arm, fact), digits) for arm in counted)])
+    return Section("Work of a node", rows)
 
 
 def _verdict(bootstrap: bool | None, student: bool | None) -> str:  # noqa: FBT001 - two answers to one question

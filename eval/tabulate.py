@@ -213,19 +213,21 @@ def _collapses(cells: Sequence[Cell]) -> Iterator[Collapse]:
 
 def _summary(arm: str, cells: Sequence[Cell], collapsed: Sequence[Collapse]) -> ArmSummary:
     ends = [end for cell in cells for end in cell.nodes.values()]
-    steps = [[end.d_steps for end in ends], [end.g_steps for end in ends]]
-    d_steps, g_steps = (
-        float(np.mean(known)) if (known := [count for count in counts if count is not None]) else None
-        for counts in steps
-    )
+
+    def over_nodes(fact: str) -> float | None:
+        known = [value for end in ends if (value := getattr(end, fact)) is not None]
+        return float(np.mean(known)) if known else None
+
     return ArmSummary(
         name=arm,
         policy=_policy(cells),
         seeds=tuple(cell.seed for cell in cells),
         trained=sum(len(cell.nodes) for cell in cells),
         collapsed=sum(node.arm == arm for node in collapsed),
-        d_steps=d_steps,
-        g_steps=g_steps,
+        d_steps=over_nodes("d_steps"),
+        g_steps=over_nodes("g_steps"),
+        most_chosen=over_nodes("most_chosen"),
+        clamped=over_nodes("clamped"),
     )
 
 

@@ -28,7 +28,7 @@ from launcher.prepare import RUN_FILE, first_difference, plain_name, source_dige
 from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
-from node.history import History, read_history
+from node.history import read_history
 from node.shards import save_shard
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
@@ -269,7 +269,7 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
         },
         "nodes": {
-            str(node_id): _node(status, read_history(progress.node_dir(node_id) / "metrics.jsonl"))
+            str(node_id): {**_end(status), **_work(progress.node_dir(node_id), node_id)}
             for node_id, status in progress.statuses().items()
         },
         **cell.inputs,
@@ -294,17 +294,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _node(status: Status | None, history: History) -> dict[str, Any]:
-    steps = {"d_steps": history.d_steps, "g_steps": history.g_steps}
+def _work(node_dir: Path, node_id: int) -> dict[str, Any]:
+    """What its training consisted of."""
+    history = read_history(node_dir / "metrics.jsonl")
+    return {
+        "d_steps": history.d_steps,
+        "g_steps": history.g_steps,
+        "most_chosen": history.most_chosen(node_id),
+        "clamped": history.clamped,
+    }
+
+
+def _end(status: Status | None) -> dict[str, Any]:
     if status is None:
-        return {"state": "never started", "cycle": 0, "restarts": 0, "error": None, **steps}
+        return {"state": "never started", "cycle": 0, "restarts": 0, "error": None}
     state = _ENDS.get(status.failure or "", "failed") if status.error else status.state
     return {
         "state": state,
         "cycle": status.cycle,
         "restarts": max(status.starts - 1, 0),
         "error": status.error,
-        **steps,
     }
 
 

@@ -67,6 +67,23 @@ class History:
         """Updates of the generator: line 8 in every cycle, and line 12 in those that considered a neighbour who could be heard."""
         return int(self.cycles.max(initial=0)) + self.total("considered") - self.total("skipped")
 
+    def most_chosen(self, node_id: int) -> float | None:
+        """Share of the neighbour chosen most often among all choices of line 11; None where this node chose none but itself.
+
+        Args:
+            node_id: This node, which under some policies learns from its own D at line 12.
+        """
+        chosen = {j: self.chosen(int(j)) for line in self.lines for j in _table(line, "chosen")}
+        counts = [count for j, count in chosen.items() if j != str(node_id)]
+        return max(counts) / sum(counts) if counts else None
+
+    @property
+    def clamped(self) -> float | None:
+        """Share of the neighbours' values that Eq. (6) had below 0; None where nothing was weighed."""
+        made = self.series("considered") - self.series("skipped")
+        weighed = np.nansum(made * [len(_table(line, "kl")) for line in self.lines])
+        return self.total("clamped") / float(weighed) if weighed else None
+
     def mean(self, key: str) -> float:
         """Mean of one key; NaN where no line has it."""
         return _mean(self.series(key))

@@ -294,8 +294,25 @@ def test_updates_are_counted(study: Path) -> None:
     assert (arms["alone"], arms["uniform"]) == ((33, 60), (None, None))
     run(study)
     text = (study / "table.md").read_text()
-    assert cells_of(text, "updates of a node") == ["updates of a node", "alone", "alone-matched", "info-gain"]
-    assert cells_of(text, "G") == ["G", "60", "60", "60"]
+    assert cells_of(text, "mean over nodes")[1:] == ["alone", "alone-matched", "info-gain"]
+    assert cells_of(text, "updates of G")[1:] == ["60", "60", "60"]
+
+
+def test_choices_are_told_where_there_were_any(study: Path) -> None:
+    """The share of the neighbour chosen most, and of the values below 0, over the nodes that have one."""
+    for seed in SEEDS:
+        edit(
+            study,
+            f"info-gain.iid.s{seed}",
+            lambda cell: cell["nodes"]["2"].update(most_chosen=0.9, clamped=0.25),
+        )
+        edit(study, f"info-gain.iid.s{seed}", lambda cell: cell["nodes"]["3"].update(most_chosen=0.7))
+    arms = {arm.name: (arm.most_chosen, arm.clamped) for arm in table_of(study).variants[0].arms}
+    assert arms["info-gain"] == (pytest.approx(0.8), 0.25)
+    assert arms["alone"] == (None, None)
+    run(study)
+    text = (study / "table.md").read_text()
+    assert cells_of(text, "share of the neighbour chosen most")[1:] == ["", "", "", "0.80"]
 
 
 def test_features_with_the_neighbours_are_compared_too(study: Path) -> None:

@@ -30,7 +30,7 @@ policy = "alone"
 policy = "uniform"
 """
 CELLS = [f"{arm}.all.s{seed}" for seed in (1, 2) for arm in ("alone", "uniform")]
-UNCOUNTED = {"d_steps": 0, "g_steps": 0}  # no metrics are there
+UNCOUNTED = {"d_steps": 0, "g_steps": 0, "most_chosen": None, "clamped": None}  # no metrics are there
 
 
 @dataclass

@@ -44,6 +44,37 @@ def test_updates_are_counted(tmp_path: Path) -> None:
     assert (read_history(tmp_path / "none").d_steps, read_history(tmp_path / "none").g_steps) == (0, 0)
 
 
+def test_choices_are_shares(tmp_path: Path) -> None:
+    """Of the neighbours alone, and of what was weighed alone."""
+    history = history_of(
+        tmp_path / "m",
+        {
+            "cycle": 10,
+            "considered": 8,
+            "skipped": 2,
+            "chosen": {"2": 5, "5": 1},
+            "kl": {"2": 1.0, "5": 0.0},
+            "clamped": 6,
+        },
+        {
+            "cycle": 20,
+            "considered": 4,
+            "skipped": 0,
+            "chosen": {"5": 3, "1": 1},
+            "kl": {"5": 0.5},
+            "clamped": 0,
+        },
+    )
+    assert history.most_chosen(1) == pytest.approx(5 / 9)
+    assert history.most_chosen(2) == pytest.approx(4 / 5)
+    assert history.clamped == pytest.approx(6 / (6 * 2 + 4 * 1))
+    alone = history_of(
+        tmp_path / "n",
+        {"cycle": 10, "considered": 4, "skipped": 0, "chosen": {"1": 4}, "kl": {}, "clamped": 0},
+    )
+    assert (alone.most_chosen(1), alone.clamped) == (None, None)
+
+
 def test_bytes_and_time_are_summed_over_boots(tmp_path: Path) -> None:
     """They count from the node's start, so each boot adds its highest; repeated cycles were sent all the same."""
     history = history_of(
