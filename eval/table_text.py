@@ -286,9 +286,11 @@ def _targets(variant: VariantTable) -> Section:
 def _work(variant: VariantTable) -> Section:
     """What training consisted of: a control that makes as many updates of G may make another number of D's."""
     counted = [arm for arm in variant.arms if arm.d_steps is not None]
-    rows = [["mean over nodes", *(arm.name for arm in counted)]] if counted else []
-    for name, fact, digits in _WORK if counted else ():
-        rows.append([name, *(_number(getattr(arm, fact), digits) for arm in counted)])
+    rows = [["mean over nodes", *(arm.name for arm in counted)]]
+    for name, fact, digits in _WORK:
+        found = [getattr(arm, fact) for arm in counted]
+        if any(value is not None for value in found):
+            rows.append([name, *(_number(value, digits) for value in found)])
     return Section("Work of a node", rows)
 
 
