@@ -48,7 +48,7 @@ table1-check: install
 	rm -rf runs/table1-check
 	$(BIN)/dgan-launch study examples/studies/check.toml --data $(DATA) --study-dir runs/table1-check
 	$(BIN)/python -m benchmarks.recheck results/table1-check runs/table1-check
-	@echo "all of Table 1 again, and whether it is the same:"
+	@echo "all of Table 1 again, and whether the cells that were made are the same:"
 	@echo "  dgan-launch study examples/studies/table1.toml --data $(DATA) --study-dir runs/again/table1"
 	@echo "  python -m benchmarks.recheck results/table1 runs/again/table1"
 

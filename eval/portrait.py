@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from eval.history import History, read_history, read_status
 from eval.plots import Curve, curve_panel, graph_picture, node_colour, png_uri, shared_range
 from eval.runs import RunDirectory
 from node.checkpoint import Checkpoint, CheckpointMeta
 from node.config import Architecture
-from node.history import History, read_history, read_status
 from node.models import Generator
 from node.samples import generate, grid
 from node.shards import Shard, load_shard

@@ -50,10 +50,10 @@ class NodeEnd:
         cycle: Last turn of Algorithm 1, where known.
         restarts: How often it was started again.
         error: What it said at the end, if it failed.
-        d_steps: Updates of its discriminator, where the cell's version counted them.
+        d_steps: Updates of its discriminator, where they were counted.
         g_steps: The same of its generator.
         most_chosen: Share of the neighbour that it chose most often, where it chose.
-        clamped: Share of the neighbours' values that Eq. (6) had below 0, where it weighed.
+        clamped: Share of the neighbours' values that the criterion had below 0, where it weighed.
     """
 
     state: str

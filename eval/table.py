@@ -74,7 +74,8 @@ class Spread:
 
     Attributes:
         arm: Name.
-        overall: Standard deviation over the nodes of a seed of their errors, the headline's, in points; the mean over seeds.
+        overall: Standard deviation over the nodes of a seed of their errors, the headline's, in points; the mean over seeds. It is no
+            node's, and stands as that of a node 0.
     """
 
     arm: str
@@ -111,7 +112,7 @@ class ArmSummary:
         d_steps: Updates of a node's discriminator; None where no cell tells.
         g_steps: The same of its generator.
         most_chosen: Share of the neighbour that a node chose most often; None where none chose.
-        clamped: Share of the neighbours' values that Eq. (6) had below 0; None where none weighed.
+        clamped: Share of the neighbours' values that the criterion had below 0, as Eq. (6) may; None where none weighed.
     """
 
     name: str

@@ -40,7 +40,7 @@ _WORK = (
     ("updates of D", "d_steps", 0),
     ("updates of G", "g_steps", 0),
     ("share of the neighbour chosen most", "most_chosen", 2),
-    ("share of Eq. (6)'s values below 0", "clamped", 2),
+    ("share of values below 0, clamped", "clamped", 2),
 )
 _AGAINST = {"paper": "the paper's mean", "pixels": "raw pixels here"}
 _INTERVALS = "Mean [95% by Student's t over seeds] (number of seeds)."
@@ -60,7 +60,7 @@ _SCORED = (
 _PAIRED = (
     "Change: ours less theirs [95% by resampling seeds] (number of seeds); with few seeds that interval is too narrow. "
     'd_z: mean over standard deviation of the seeds\' differences. "excludes 0": both intervals do; "bootstrap only" is no '
-    "evidence from few seeds. Below 0 the first of the pair is better; of classes covered, above 0."
+    "evidence from few seeds. Below 0 the first of the pair is better, or its nodes more alike; of classes covered, above 0."
 )
 
 

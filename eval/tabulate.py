@@ -163,6 +163,10 @@ def _spread(figures: Figures) -> Figures:
     }
 
 
+def _kept(figures: Figures, pairs: Figures) -> Figures:
+    return {seed: {node: figures[seed][node] for node in nodes} for seed, nodes in pairs.items()}
+
+
 def _spreads(arms: Sequence[tuple[str, Sequence[Cell]]]) -> Iterator[Spread]:
     for arm, own in arms:
         if overall := mean(_spread(_errors(own, HEADLINE))):
@@ -242,7 +246,7 @@ def _comparisons(
     by_figure: dict[str, Callable[[Sequence[Cell]], Figures]] = {
         "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
         "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
-        "spread": lambda cells: _spread(_errors(cells, HEADLINE)),
+        "spread": lambda cells: _errors(cells, HEADLINE),
         "pooled": lambda cells: _errors(cells, (*_POOLED, "rbf")),
         "joined": lambda cells: _errors(cells, (*_JOINED, "rbf")),
         "joined_pooled": lambda cells: _errors(cells, (*_JOINED_POOLED, "rbf")),
@@ -254,6 +258,9 @@ def _comparisons(
     for figure, of in by_figure.items():
         left, right = of(ours[1]), of(theirs[1])
         differences = difference(left, right)
+        if figure == "spread":  # over the nodes that both have
+            left, right = (_spread(_kept(side, differences)) for side in (left, right))
+            differences = difference(left, right)
         if not differences:
             continue
         yield Comparison(
@@ -268,7 +275,7 @@ def _comparisons(
 
 
 def _mean_over(figures: Figures, pairs: Figures) -> float:
-    return float(np.mean([figures[seed][node] for seed, nodes in pairs.items() for node in nodes]))
+    return float(np.mean([value for nodes in _kept(figures, pairs).values() for value in nodes.values()]))
 
 
 def _targets(

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.history import read_history
 from launcher.datasets import load_data
 from launcher.live import Status, read_status
 from launcher.prepare import RUN_FILE, first_difference, plain_name, source_digest
 from launcher.site import make_shard
 from launcher.study import Cell, Study
 from node.files import write_json
-from node.history import read_history
 from node.shards import save_shard
 from topology.errors import InputError
 from topology.peers import DEFAULT_DIRECTORY
@@ -269,7 +269,7 @@ def write_cell(progress: Progress, command: str, *, whole: bool) -> None:
             "evaluation": round(seconds[Phase.PROBING] + seconds[Phase.JUDGING], 1),
         },
         "nodes": {
-            str(node_id): {**_end(status), **_work(progress.node_dir(node_id), node_id)}
+            str(node_id): {**_end(status), **_work(node_id, status, progress.node_dir(node_id))}
             for node_id, status in progress.statuses().items()
         },
         **cell.inputs,
@@ -294,13 +294,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _work(node_dir: Path, node_id: int) -> dict[str, Any]:
-    """What its training consisted of."""
+def _work(node_id: int, status: Status | None, node_dir: Path) -> dict[str, Any]:
+    """What its training consisted of; under some policies a node chooses itself, which is an update of G and no choice."""
     history = read_history(node_dir / "metrics.jsonl")
+    chosen = status.chosen if status else {}
+    neighbors = [count for j, count in chosen.items() if j != node_id]
     return {
-        "d_steps": history.d_steps,
-        "g_steps": history.g_steps,
-        "most_chosen": history.most_chosen(node_id),
+        "d_steps": history.d_steps if history else None,
+        "g_steps": status.cycle + sum(chosen.values()) if status else None,
+        "most_chosen": max(neighbors) / sum(neighbors) if neighbors else None,
         "clamped": history.clamped,
     }
 

@@ -8,9 +8,9 @@
     neighborhood = true                   # probe own and neighbours' features together too
     [settings]                            # of every cell, as `dgan-launch run --settings` takes them
     preset = "paper"
-    [arms.uniform]                        # on top of them; also `graph`
+    [arms.uniform]                        # on top of them; also `graph`, of the same nodes
     policy = "uniform"
-    [variants.two-classes]                # may be left out, also `graph` and `data`; an arm's settings win over a variant's
+    [variants.two-classes]                # may be left out; may name `graph` and `data`; an arm's settings win
     split = {rule = "classes"}
 
 A cell's name, such as `uniform.two-classes.s3`, is its run's directory and its file's name.

@@ -26,7 +26,7 @@ _BASE_PORT = 20_000
 @click.command(
     epilog=example(
         "dgan-launch study examples/studies/table1.toml",
-        "dgan-launch study examples/studies/table1.toml --only uniform.iid.s3 --study-dir runs/again/table1",
+        "dgan-launch study examples/studies/table1.toml --only uniform.all.s3 --study-dir runs/again/table1",
     )
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="STUDY")

@@ -26,13 +26,13 @@ ARROWS = {
         "node.config",
         "node.exits",
         "node.files",
-        "node.history",
         "node.shards",
+        "eval.history",
     },
     "eval": {"topology"}
     | {
         f"node.{name}"
-        for name in ("cli", "files", "history", "models", "checkpoint", "data", "config", "shards", "samples")
+        for name in ("cli", "files", "models", "checkpoint", "data", "config", "shards", "samples")
     },
 }
 # Libraries that stay in the packages that are about them.

@@ -17,6 +17,7 @@ import torch
 
 from eval import report as report_module
 from eval.comparison import POLICIES, WEIGHED
+from eval.history import History, read_history
 from eval.portrait import NodePortrait
 from eval.report import write_report
 from eval.results import (
@@ -35,7 +36,6 @@ from eval.runs import read_runs
 from node import checkpoint
 from node.checkpoint import CheckpointMeta, add_prefix
 from node.config import Architecture, CooperationSettings, Settings, resolve
-from node.history import History, read_history
 from node.models import Generator, initialise
 from node.shards import Shard, save_shard
 from topology.errors import InputError

@@ -34,7 +34,7 @@ from node.config import resolve
 
 pytestmark = pytest.mark.system
 
-ARMS = {"alone": "alone", "alone-matched": "alone", "uniform": "uniform", "info-gain": "info-gain"}
+ARMS = {"alone": "alone", "alone-matched": "alone-matched", "uniform": "uniform", "info-gain": "info-gain"}
 LEVELS = {"alone": 2.6, "alone-matched": 2.4, "uniform": 2.3, "info-gain": 2.1}
 SEEDS, NODES = (0, 1, 2), (1, 2, 3, 4, 5)
 ENDED = {"state": "finished", "cycle": 40, "restarts": 0, "error": None}
@@ -279,6 +279,27 @@ def test_the_spread_is_over_the_nodes_of_a_seed(study: Path) -> None:
         cells_of(run(study).stdout and (study / "table.md").read_text(), "spread of nodes")[3]
         == "0.16 [0.16, 0.16] (3)"
     )
+
+
+def test_spreads_are_compared_over_the_nodes_that_both_have(study: Path) -> None:
+    """An arm that lacks a node would else seem more alike, or less."""
+
+    def extreme(cell: dict[str, Any]) -> None:
+        for row in cell["probe"]["rows"]:
+            row["nodes"][4]["error"] = 9.0
+
+    def without(cell: dict[str, Any]) -> None:
+        for row in cell["probe"]["rows"]:
+            del row["nodes"][4]
+
+    for seed in SEEDS:
+        edit(study, f"uniform.iid.s{seed}", extreme)
+        edit(study, f"info-gain.iid.s{seed}", without)
+    (variant,) = table_of(study).variants
+    (found,) = [each for each in variant.comparisons if (each.theirs, each.figure) == ("uniform", "spread")]
+    assert found.theirs_mean < 0.1
+    (alone,) = [each.overall for each in variant.spreads if each.arm == "uniform"]
+    assert alone.value > 2
 
 
 def test_updates_are_counted(study: Path) -> None:

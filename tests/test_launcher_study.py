@@ -122,12 +122,14 @@ def test_each_variant_has_floors_of_its_own() -> None:
         ('graph = "pair.toml"', "graph: nodes"),
         ("split = {images_per_node = 20}", "split"),
         ("architecture = {paper = {slope = 0.1}}", "architecture"),
+        ("image = {size = 16}", "image"),
+        ('discriminator = {initialisation = "dcgan"}', "discriminator.initialisation"),
     ],
 )
 def test_arms_that_are_no_pair_are_one_line(own: str, name: str) -> None:
     """Their nodes, shards and floors differ: a table that set them side by side would be wrong."""
     with pytest.raises(InputError) as caught:
-        read(STUDY.replace("[arms.uniform]", f"[arms.uniform]\n{own}"))
+        read(STUDY.replace("[arms.alone]", f"[arms.alone]\n{own}"))
     assert (
         f"uniform.iid: {name} is not that of alone.iid; arms of one variant are compared node by node"
         in str(caught.value)

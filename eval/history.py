@@ -59,27 +59,12 @@ class History:
 
     @property
     def d_steps(self) -> int:
-        """Updates of the discriminator, lines 2-6."""
+        """Updates of the discriminator, lines 2-6; near that where a boot ended between two lines."""
         return round(np.nansum(self.series("inner_steps") * np.diff(self.cycles, prepend=0)))
 
     @property
-    def g_steps(self) -> int:
-        """Updates of the generator: line 8 in every cycle, and line 12 in those that considered a neighbour who could be heard."""
-        return int(self.cycles.max(initial=0)) + self.total("considered") - self.total("skipped")
-
-    def most_chosen(self, node_id: int) -> float | None:
-        """Share of the neighbour chosen most often among all choices of line 11; None where this node chose none but itself.
-
-        Args:
-            node_id: This node, which under some policies learns from its own D at line 12.
-        """
-        chosen = {j: self.chosen(int(j)) for line in self.lines for j in _table(line, "chosen")}
-        counts = [count for j, count in chosen.items() if j != str(node_id)]
-        return max(counts) / sum(counts) if counts else None
-
-    @property
     def clamped(self) -> float | None:
-        """Share of the neighbours' values that Eq. (6) had below 0; None where nothing was weighed."""
+        """Share of the neighbours' values that the criterion had below 0, as Eq. (6) may; None where nothing was weighed."""
         made = self.series("considered") - self.series("skipped")
         weighed = np.nansum(made * [len(_table(line, "kl")) for line in self.lines])
         return self.total("clamped") / float(weighed) if weighed else None
