@@ -2,9 +2,9 @@
 
     python -m benchmarks.recheck STORED_STUDY_DIR FRESH_STUDY_DIR
 
-Compared are the errors and scores of every cell of the fresh study that is stored too. Exit status: 0 all is equal, or was made on another type of
-machine or by another torch, which rounds otherwise, and is only shown; 1 something differs that should not, or there is nothing
-to compare.
+Compared are the errors and scores of every cell of the fresh study that is stored too. Exit status: 0 all is equal, or was made
+on another type of machine or by another torch, which rounds otherwise, and is only shown; 1 something differs that should not,
+or there is nothing to compare.
 """
 
 from __future__ import annotations

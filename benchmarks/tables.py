@@ -234,9 +234,7 @@ def study(name: str, *headings: str, results: str = "../results") -> str:
         named, *sections = variant.split("\n### ")
         parts += [f"**{named.strip()}**"] if len(variants) > 1 else []
         chosen = [each for heading in headings for each in sections if each.startswith(heading)]
-        parts += [
-            f"**{head}**\n{rest}".strip() for head, _, rest in (each.partition("\n") for each in chosen)
-        ]
+        parts += [re.sub("^(.*)", r"**\1**", each, count=1).strip() for each in chosen]
     cut = "\n\n".join([*parts, f"All of it: [results/{name}/table.md](table.md)."])
     return re.sub(r"\]\(([\w.-]+)\)", rf"]({results}/{name}/\1)", cut)
 

@@ -80,12 +80,24 @@ def mean(figures: Figures) -> Estimate | None:
     return _quotient(filled, sums_S, counts_S) if filled else None
 
 
+def paired(ours: Figures, theirs: Figures) -> tuple[Figures, Figures]:
+    """Both, over the (seed, node) pairs that both have, in the order of their numbers."""
+    common = {
+        seed: sorted(ours[seed].keys() & theirs[seed].keys()) for seed in sorted(ours.keys() & theirs.keys())
+    }
+    left, right = (
+        {seed: {node: side[seed][node] for node in nodes} for seed, nodes in common.items() if nodes}
+        for side in (ours, theirs)
+    )
+    return left, right
+
+
 def difference(ours: Figures, theirs: Figures) -> dict[int, dict[int, float]]:
     """Ours less theirs, of every (seed, node) pair that both have."""
+    left, right = paired(ours, theirs)
     return {
-        seed: {node: ours[seed][node] - theirs[seed][node] for node in sorted(nodes)}
-        for seed in sorted(ours.keys() & theirs.keys())
-        if (nodes := ours[seed].keys() & theirs[seed].keys())
+        seed: {node: figure - right[seed][node] for node, figure in nodes.items()}
+        for seed, nodes in left.items()
     }
 
 
@@ -98,22 +110,22 @@ def relative_change(ours: Figures, theirs: Figures) -> Estimate | None:
     Returns:
         None where there is no pair, or where theirs is not above 0 in every seed, so that percents of it mean nothing.
     """
-    pairs = difference(ours, theirs)
+    left, right = paired(ours, theirs)
     ours_S, theirs_S = (
-        np.array([sum(side[seed][node] for node in nodes) for seed, nodes in pairs.items()], dtype=np.float64)
-        for side in (ours, theirs)
+        np.array([sum(values.values()) for values in side.values()], dtype=np.float64)
+        for side in (left, right)
     )
-    if not pairs or theirs_S.min() <= 0:
+    if not right or theirs_S.min() <= 0:
         return None
-    return _quotient(pairs, 100 * (ours_S - theirs_S), theirs_S)
+    return _quotient(right, 100 * (ours_S - theirs_S), theirs_S)
 
 
 def effect_size(differences: Figures) -> float | None:
     """Cohen's d_z over seeds: the mean of the seeds' mean differences in units of their own standard deviation.
 
-    It is paired since arms of a seed share shards and, but for D where it is averaged, initial weights: what is common to both is no noise of the
-    comparison, and a pooled standard deviation would count it as such. It says how surely one training shows the sign,
-    not how much is gained; that is the difference itself. From few seeds it is rough and, on average, too large (by a
+    It is paired since arms of a seed share shards and, but for D where it is averaged, initial weights: what is common to both
+    is no noise of the comparison, and a pooled standard deviation would count it as such. It says how surely one training shows
+    the sign, not how much is gained; that is the difference itself. From few seeds it is rough and, on average, too large (by a
     quarter for 5).
 
     Returns:

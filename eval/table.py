@@ -155,8 +155,8 @@ class Comparison:
         ours: The arm that is hoped to be better.
         theirs: The other.
         figure: `linear` or `rbf`, errors of the trained D, all layers; `pooled`, of its pooled layers by the RBF kernel;
-            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `spread`, over a seed's nodes; `kid`; where some node lacks a class
-            also `own_covered` and `neighbors_covered`, classes that a node's images cover.
+            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `spread`, over a seed's nodes; `kid`; where
+            some node lacks a class also `own_covered` and `neighbors_covered`, classes that a node's images cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
         change: Ours less theirs, in percentage points of error or in classes; for KID in percent of theirs, None where theirs is 0 or below in some seed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -247,18 +247,11 @@ def _comparison(found: Comparison) -> list[str]:
         figure,
         _number(found.ours_mean, means),
         _number(found.theirs_mean, means),
-        _resampled(change, digits),
+        _estimate(change, digits, sign="+", resampled=True),
         _student(change, digits, sign="+"),
         _number(found.effect, sign="+"),
-        _excludes_zero(change) if change else "",
+        _verdict(change, lambda interval: interval.excludes_zero) if change else "",
     ]
-
-
-def _excludes_zero(change: Estimate) -> str:
-    bootstrap, student = (
-        interval.excludes_zero if interval else None for interval in (change.bootstrap, change.student)
-    )
-    return _verdict(bootstrap, student)
 
 
 def _targets(variant: VariantTable) -> Section:
@@ -267,7 +260,6 @@ def _targets(variant: VariantTable) -> Section:
     ]
     for target in variant.targets:
         gap = target.gap
-        below = (interval.high < 0 if interval else None for interval in (gap.bootstrap, gap.student))
         rows.append(
             [
                 target.arm,
@@ -277,7 +269,7 @@ def _targets(variant: VariantTable) -> Section:
                 _number(target.error),
                 _estimate(gap, sign="+"),
                 "yes" if gap.value < 0 else "no",
-                _verdict(*below),
+                _verdict(gap, lambda interval: interval.high < 0),
             ]
         )
     return Section("Targets", rows, (_INTERVALS,))
@@ -294,9 +286,11 @@ def _work(variant: VariantTable) -> Section:
     return Section("Work of a node", rows)
 
 
-def _verdict(bootstrap: bool | None, student: bool | None) -> str:  # noqa: FBT001 - two answers to one question
-    if bootstrap is None or student is None:
+def _verdict(estimate: Estimate, holds: Callable[[Interval], bool]) -> str:
+    """Whether something holds of both intervals, or of which."""
+    if estimate.bootstrap is None or estimate.student is None:
         return "one seed"
+    bootstrap, student = holds(estimate.bootstrap), holds(estimate.student)
     if bootstrap != student:
         return "bootstrap only" if bootstrap else "Student only"
     return "yes" if bootstrap else "no"
@@ -334,17 +328,11 @@ def _kind_cells(kind: tuple[str, str | None, str]) -> tuple[str, str]:
     return features_name(source, layers), "RBF" if kernel == "rbf" else kernel
 
 
-def _estimate(estimate: Estimate | None, digits: int = 2, sign: str = "") -> str:
-    """`2.25 [2.18, 2.33] (5)`: value, Student's interval, seeds."""
-    return _spelt(estimate, estimate.student, digits, sign) if estimate else ""
-
-
-def _resampled(estimate: Estimate | None, digits: int) -> str:
-    """The same of a change, with the bootstrap interval."""
-    return _spelt(estimate, estimate.bootstrap, digits, "+") if estimate else ""
-
-
-def _spelt(estimate: Estimate, interval: Interval | None, digits: int, sign: str) -> str:
+def _estimate(estimate: Estimate | None, digits: int = 2, sign: str = "", *, resampled: bool = False) -> str:
+    """`2.25 [2.18, 2.33] (5)`: value, Student's interval or the bootstrap's, seeds."""
+    if estimate is None:
+        return ""
+    interval = estimate.bootstrap if resampled else estimate.student
     between = f" {_interval(interval, digits, sign)}" if interval else ""
     return f"{estimate.value:{sign}.{digits}f}{between} ({len(estimate.seeds)})"
 

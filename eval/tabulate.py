@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.comparison import PAPER_ERRORS
 from eval.results import ProbeRow
-from eval.statistics import RESAMPLES, Figures, difference, effect_size, mean, relative_change
+from eval.statistics import RESAMPLES, Figures, difference, effect_size, mean, paired, relative_change
 from eval.study import Cell, Study
 from eval.table import (
     FLOOR_MARGIN,
@@ -163,10 +163,6 @@ def _spread(figures: Figures) -> Figures:
     }
 
 
-def _kept(figures: Figures, pairs: Figures) -> Figures:
-    return {seed: {node: figures[seed][node] for node in nodes} for seed, nodes in pairs.items()}
-
-
 def _spreads(arms: Sequence[tuple[str, Sequence[Cell]]]) -> Iterator[Spread]:
     for arm, own in arms:
         if overall := mean(_spread(_errors(own, HEADLINE))):
@@ -256,41 +252,41 @@ def _comparisons(
         by_figure["own_covered"] = lambda cells: _scores(cells, "own_covered")
         by_figure["neighbors_covered"] = lambda cells: _scores(cells, "neighbors_covered")
     for figure, of in by_figure.items():
-        left, right = of(ours[1]), of(theirs[1])
-        differences = difference(left, right)
-        if figure == "spread":  # over the nodes that both have
-            left, right = (_spread(_kept(side, differences)) for side in (left, right))
-            differences = difference(left, right)
-        if not differences:
+        left, right = paired(of(ours[1]), of(theirs[1]))
+        if figure == "spread":
+            left, right = _spread(left), _spread(right)
+        if not left:
             continue
+        differences = difference(left, right)
         yield Comparison(
             ours=ours[0],
             theirs=theirs[0],
             figure=figure,
-            ours_mean=_mean_over(left, differences),
-            theirs_mean=_mean_over(right, differences),
+            ours_mean=_mean(left),
+            theirs_mean=_mean(right),
             change=relative_change(left, right) if figure == "kid" else mean(differences),
             effect=effect_size(differences),
         )
 
 
-def _mean_over(figures: Figures, pairs: Figures) -> float:
-    return float(np.mean([value for nodes in _kept(figures, pairs).values() for value in nodes.values()]))
+def _mean(figures: Figures) -> float:
+    return float(np.mean([value for nodes in figures.values() for value in nodes.values()]))
 
 
 def _targets(
     cells: Sequence[Cell], arms: Sequence[tuple[str, Sequence[Cell]]], *, comparable: bool
 ) -> Iterator[Target]:
+    pixels = {kernel: _errors(cells, ("pixels", None, kernel)) for kernel in _KERNELS}
     for (arm, own), kernel in product(arms, _KERNELS):
         errors = _errors(own, (*_TRAINED, kernel))
-        limits = {"pixels": _errors(cells, ("pixels", None, kernel))}
+        limits = {"pixels": pixels[kernel]}
         if comparable and (paper := PAPER_ERRORS.get(_paper_row(own))):
             row = float(np.mean(list(paper.values())))
             limits = {"paper": {seed: dict.fromkeys(nodes, row) for seed, nodes in errors.items()}, **limits}
         for against, limit in limits.items():
-            gaps = difference(errors, limit)
-            if gap := mean(gaps):
-                yield Target(arm, kernel, against, _mean_over(limit, gaps), _mean_over(errors, gaps), gap)
+            ours, theirs = paired(errors, limit)
+            if gap := mean(difference(ours, theirs)):
+                yield Target(arm, kernel, against, _mean(theirs), _mean(ours), gap)
 
 
 def _paper_row(cells: Sequence[Cell]) -> str:

@@ -66,12 +66,10 @@ def study(ctx: click.Context, /, file: Path, only: tuple[str, ...], **options: A
             )
         return
     command = shlex.join(["dgan-launch", "study", str(file), *(["--data", data] if data else [])])
-    again = f"{command} --study-dir runs/again/{found.name} --only"
     jobs = options["jobs"] or -(-(os.cpu_count() or 1) // 2)
-    manner = Manner(jobs, found.neighborhood, again)
+    manner = Manner(jobs, found.neighborhood, f"{command} --study-dir runs/again/{found.name} --only")
     with locked(directory):
-        placed = shlex.join(["--study-dir", str(directory)])
-        write_study(found, directory, f"{command} {placed}")
+        write_study(found, directory, f"{command} --study-dir {shlex.quote(str(directory))}")
         write_labelled(cells, progress=sys.stderr.isatty())
         for each in cells:
             if each.phase is Phase.FAILED:
