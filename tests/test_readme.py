@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tables
+from benchmarks.answers import ASKED, answers
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,3 +61,31 @@ def test_a_page_shows_the_chosen_sections_of_each_variant(
         *("**skewed**", *shown("skewed")),
         "All of it: [results/rings/table.md](../results/rings/table.md).",
     ]
+
+
+def test_the_answers_are_bold_where_both_intervals_tell_them_from_0(tmp_path: Path) -> None:
+    """A change without an interval is never bold, nor one that the bootstrap's alone tells from 0."""
+    sure, unsure = {"low": -40.0, "high": -20.0}, {"low": -70.0, "high": 10.0}
+    changes = {
+        "linear": {"value": -0.5, "bootstrap": None, "student": None, "seeds": [3]},
+        "rbf": {"value": -30.0, "bootstrap": sure, "student": unsure, "seeds": [3, 4]},
+        "kid": {"value": -30.0, "bootstrap": sure, "student": sure, "seeds": [3, 4]},
+    }
+    pair = {"ours": "uniform", "theirs": "alone"}
+    comparisons = [{**pair, "figure": figure, "change": change} for figure, change in changes.items()]
+    (tmp_path / "table1").mkdir()
+    table = {"variants": [{"variant": "all", "comparisons": comparisons}]}
+    (tmp_path / "table1" / "table.json").write_text(json.dumps(table))
+    rows = answers(tmp_path).splitlines()
+    cells = ["-0.50 (one seed)", "-30.00 [-70.00, +10.00] (2)", "**-30.0 [-40.0, -20.0] (2)**", ""]
+    assert f"| table1 | uniform - alone | {' | '.join(cells)} |" in rows
+    measured = [row for row in rows if row.startswith("| table1")]
+    assert len(measured) == len(ASKED["table1"])
+    assert sum("not measured yet" in row for row in rows) == len(measured) - 1 + len(ASKED) - 1
+
+
+def test_every_question_is_one_that_its_study_asks() -> None:
+    """A pair that the study's file does not compare would stay unanswered."""
+    for name, pairs in ASKED.items():
+        study = tomllib.loads((ROOT / "examples" / "studies" / f"{name}.toml").read_text(encoding="utf-8"))
+        assert {*pairs} <= {tuple(pair) for pair in study["comparisons"]}
