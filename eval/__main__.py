@@ -343,10 +343,9 @@ def _quality_text(result: QualityResult) -> str:
     table = [["", "KID", "sd", "FID", "classes", "precision", "recall", "density", "coverage"]]
     table += [_quality_row("real images", result.real)]
     table += [_quality_row(f"node {node.node}", node.scores) for node in result.nodes]
-    count = len(result.classes)
-    if any(node.origins and len(node.origins.own) < count for node in result.nodes):
+    if result.is_skewed:
         kinds = [["own", "neighbours'", "unseen"], [""] * 3]
-        kinds += [_origins_row(node.origins, count) for node in result.nodes]
+        kinds += [_origins_row(node.origins, len(result.classes)) for node in result.nodes]
         table = [row + more for row, more in zip(table, kinds, strict=True)]
     return (
         f"run {result.run_id}, policy {result.policy}, data {result.data_set}, seed {result.seed}\n"
@@ -372,12 +371,7 @@ def _origins_row(origins: ClassOrigins | None, count: int) -> list[str]:
     """Classes covered of those that the node holds, that only its neighbours do, and that neither does."""
     if origins is None:
         return ["?"] * 3
-    own, theirs = len(origins.own), len(set(origins.neighbors) - set(origins.own))
-    return [
-        f"{origins.own_covered}/{own}",
-        f"{origins.neighbors_covered}/{theirs}",
-        f"{origins.unseen_covered}/{count - own - theirs}",
-    ]
+    return [f"{covered}/{held}" for covered, held in origins.shares(count).values()]
 
 
 if __name__ == "__main__":

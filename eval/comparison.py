@@ -189,10 +189,12 @@ class QualityTable:
     Attributes:
         runs: (label, colour, result).
         unlike: What the runs were not judged alike by, such as the classifier; then their figures cannot be compared.
+        is_skewed: Whether a node of some run lacks a class.
     """
 
     runs: tuple[tuple[str, str, QualityResult], ...]
     unlike: tuple[str, ...]
+    is_skewed: bool
 
 
 def quality_table(results: Sequence[tuple[str, QualityResult]]) -> QualityTable | None:
@@ -207,4 +209,5 @@ def quality_table(results: Sequence[tuple[str, QualityResult]]) -> QualityTable 
     return QualityTable(
         runs=tuple((label, policy_name(result.policy)[1], result) for label, result in results),
         unlike=tuple(name for name, values in alike.items() if len(values) > 1),
+        is_skewed=any(result.is_skewed for _, result in results),
     )

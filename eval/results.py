@@ -191,6 +191,15 @@ class ClassOrigins:
     neighbors_covered: int
     unseen_covered: int
 
+    def shares(self, classes: int) -> dict[str, tuple[int, int]]:
+        """Covered, and there to be covered, of `classes` in all: its own, its neighbours' alone, and those of neither."""
+        own, theirs = len(self.own), len(set(self.neighbors) - set(self.own))
+        return {
+            "own": (self.own_covered, own),
+            "neighbours'": (self.neighbors_covered, theirs),
+            "unseen": (self.unseen_covered, classes - own - theirs),
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class QualityNode:
@@ -254,6 +263,11 @@ class QualityResult:
     classifier: ClassifierCard
     real: QualityScores
     nodes: tuple[QualityNode, ...]
+
+    @property
+    def is_skewed(self) -> bool:
+        """Whether some node lacks a class: only then it matters whose classes its images cover."""
+        return any(node.origins and len(node.origins.own) < len(self.classes) for node in self.nodes)
 
 
 def write_result(path: Path, result: ProbeResult | QualityResult) -> None:

@@ -135,12 +135,7 @@ def _scores(cells: Sequence[Cell], score: str) -> Figures:
 
 def _is_skewed(cells: Sequence[Cell]) -> bool:
     """Whether some node lacks a class."""
-    judged = [cell.quality for cell in cells if cell.quality]
-    return any(
-        node.origins and len(node.origins.own) < len(quality.classes)
-        for quality in judged
-        for node in quality.nodes
-    )
+    return any(cell.quality.is_skewed for cell in cells if cell.quality)
 
 
 def _note(found: dict[int, dict[int, float]], seed: int, node: int, figure: float) -> None:

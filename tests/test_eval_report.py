@@ -22,6 +22,7 @@ from eval.portrait import NodePortrait
 from eval.report import write_report
 from eval.results import (
     ClassifierCard,
+    ClassOrigins,
     Layers,
     ProbeNode,
     ProbeResult,
@@ -30,6 +31,7 @@ from eval.results import (
     QualityResult,
     QualityScores,
     Source,
+    read_quality,
     write_result,
 )
 from eval.runs import read_runs
@@ -272,6 +274,23 @@ def test_quality_ends_with_the_reference_row(full: Page) -> None:
     """Real images close the table."""
     assert "0.0123 ± 0.0010 12.50 8 of 10 0.71 0.43" in full.text
     assert "real images 0.0000 ± 0.0010 0.70 10 of 10" in full.text
+
+
+def test_where_a_node_lacks_classes_the_table_tells_whose_it_covers(tmp_path: Path, full: Page) -> None:
+    """Of those it holds, of those that only its neighbours hold, of those of neither; elsewhere there are no such columns."""
+    run = make_run(tmp_path / "skewed")
+    make_quality(run, "info-gain")
+    result = read_quality(run / "eval")
+    assert result
+    two_digits = ClassOrigins((0, 1), (1, 2, 3), own_covered=2, neighbors_covered=1, unseen_covered=5)
+    first, *others = result.nodes
+    nodes = (dataclasses.replace(first, origins=two_digits), *others)
+    write_result(run / "eval" / "quality.json", dataclasses.replace(result, nodes=nodes))
+    page = report(run)
+    assert "classes own neighbours' unseen precision" in page.text
+    assert "12.50 8 of 10 2 of 2 1 of 2 5 of 6 0.71" in page.text
+    assert page.text.count("12.50 8 of 10 0.71") == len(others)
+    assert "neighbours' unseen" not in full.text
 
 
 def test_choices_are_counted_on_every_edge(plain: tuple[Path, Page]) -> None:
