@@ -60,14 +60,31 @@ class History:
     @property
     def d_steps(self) -> int:
         """Updates of the discriminator, lines 2-6; near that where a boot ended between two lines."""
-        return round(np.nansum(self.series("inner_steps") * np.diff(self.cycles, prepend=0)))
+        return round(np.nansum(self.series("inner_steps") * self._cycles_of_each))
+
+    @property
+    def own_loss(self) -> float | None:
+        """G's loss by its own D, line 8, the mean over cycles; None where no line has it."""
+        return _weighted(self.series("g_loss"), self._cycles_of_each)
+
+    @property
+    def chosen_loss(self) -> float | None:
+        """G's loss by the D that it chose, line 12, the mean over choices; None where it chose none."""
+        return _weighted(self.series("neighbor_loss"), self._choices_of_each)
 
     @property
     def clamped(self) -> float | None:
         """Share of the neighbours' values that the criterion had below 0, as Eq. (6) may; None where nothing was weighed."""
-        made = self.series("considered") - self.series("skipped")
-        weighed = np.nansum(made * [len(_table(line, "kl")) for line in self.lines])
+        weighed = np.nansum(self._choices_of_each * [len(_table(line, "kl")) for line in self.lines])
         return self.total("clamped") / float(weighed) if weighed else None
+
+    @property
+    def _cycles_of_each(self) -> NDArray[np.float64]:
+        return np.diff(self.cycles, prepend=0)
+
+    @property
+    def _choices_of_each(self) -> NDArray[np.float64]:
+        return self.series("considered") - self.series("skipped")
 
     def mean(self, key: str) -> float:
         """Mean of one key; NaN where no line has it."""
@@ -133,6 +150,11 @@ def _table(line: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _number(value: object) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed by the line above
+
+
+def _weighted(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float | None:
+    known = np.isfinite(values) & (weights > 0)
+    return float(np.average(values[known], weights=weights[known])) if known.any() else None
 
 
 def _mean(values: NDArray[np.float64]) -> float:

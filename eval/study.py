@@ -54,6 +54,8 @@ class NodeEnd:
         g_steps: The same of its generator.
         most_chosen: Share of the neighbour that it chose most often, where it chose.
         clamped: Share of the neighbours' values that the criterion had below 0, where it weighed.
+        own_loss: Loss of its G by its own D, the mean over cycles, where they were counted.
+        chosen_loss: The same by the neighbour's D that it chose, where it chose.
     """
 
     state: str
@@ -64,6 +66,8 @@ class NodeEnd:
     g_steps: int | None = None
     most_chosen: float | None = None
     clamped: float | None = None
+    own_loss: float | None = None
+    chosen_loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ class ArmSummary:
         g_steps: The same of its generator.
         most_chosen: Share of the neighbour that a node chose most often; None where none chose.
         clamped: Share of the neighbours' values that the criterion had below 0, as Eq. (6) may; None where none weighed.
+        own_loss: Loss of a node's G by its own D; None where no cell tells.
+        chosen_loss: The same by the neighbour's D that it chose; None where none chose.
     """
 
     name: str
@@ -124,6 +126,8 @@ class ArmSummary:
     g_steps: float | None
     most_chosen: float | None
     clamped: float | None
+    own_loss: float | None
+    chosen_loss: float | None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ _WORK = (
     ("updates of G", "g_steps", 0),
     ("share of the neighbour chosen most", "most_chosen", 2),
     ("share of values below 0, clamped", "clamped", 2),
+    ("loss of G by its own D", "own_loss", 2),
+    ("loss of G by the neighbour's D chosen", "chosen_loss", 2),
 )
 _AGAINST = {"paper": "the paper's mean", "pixels": "raw pixels here"}
 _INTERVALS = "Mean [95% by Student's t over seeds] (number of seeds)."

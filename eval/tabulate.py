@@ -223,6 +223,8 @@ def _summary(arm: str, cells: Sequence[Cell], collapsed: Sequence[Collapse]) -> 
         g_steps=over_nodes("g_steps"),
         most_chosen=over_nodes("most_chosen"),
         clamped=over_nodes("clamped"),
+        own_loss=over_nodes("own_loss"),
+        chosen_loss=over_nodes("chosen_loss"),
     )
 
 

@@ -304,6 +304,8 @@ def _work(node_id: int, status: Status | None, node_dir: Path) -> dict[str, Any]
         "g_steps": status.cycle + sum(chosen.values()) if status else None,
         "most_chosen": max(neighbors) / sum(neighbors) if neighbors else None,
         "clamped": history.clamped,
+        "own_loss": history.own_loss,
+        "chosen_loss": history.chosen_loss if neighbors else None,
     }
 
 

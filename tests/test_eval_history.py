@@ -72,6 +72,20 @@ def test_what_was_clamped_is_a_share(tmp_path: Path) -> None:
     assert alone.clamped is None
 
 
+def test_losses_are_means_over_cycles_and_over_choices(tmp_path: Path) -> None:
+    """A stretch counts as much as it has of them; one that chose none has no loss by a neighbour's D."""
+    history = history_of(
+        tmp_path / "m",
+        {"cycle": 10, "g_loss": 1.0, "considered": 5, "skipped": 2, "neighbor_loss": 4.0},
+        {"cycle": 40, "g_loss": 3.0, "considered": 1, "skipped": 0, "neighbor_loss": 8.0},
+        {"cycle": 50, "considered": 2, "skipped": 2, "neighbor_loss": None},
+    )
+    assert history.own_loss == pytest.approx((10 * 1.0 + 30 * 3.0) / 40)
+    assert history.chosen_loss == pytest.approx((3 * 4.0 + 1 * 8.0) / 4)
+    nothing = history_of(tmp_path / "n", {"cycle": 10})
+    assert (nothing.own_loss, nothing.chosen_loss) == (None, None)
+
+
 def test_bytes_and_time_are_summed_over_boots(tmp_path: Path) -> None:
     """They count from the node's start, so each boot adds its highest; repeated cycles were sent all the same."""
     history = history_of(

@@ -323,7 +323,9 @@ def test_choices_are_told_where_there_were_any(study: Path) -> None:
         edit(
             study,
             f"info-gain.iid.s{seed}",
-            lambda cell: cell["nodes"]["2"].update(most_chosen=0.9, clamped=0.25),
+            lambda cell: cell["nodes"]["2"].update(
+                most_chosen=0.9, clamped=0.25, own_loss=4.0, chosen_loss=2.5
+            ),
         )
         edit(study, f"info-gain.iid.s{seed}", lambda cell: cell["nodes"]["3"].update(most_chosen=0.7))
     arms = {arm.name: (arm.most_chosen, arm.clamped) for arm in table_of(study).variants[0].arms}
@@ -332,6 +334,7 @@ def test_choices_are_told_where_there_were_any(study: Path) -> None:
     run(study)
     text = (study / "table.md").read_text()
     assert cells_of(text, "share of the neighbour chosen most")[1:] == ["", "", "", "0.80"]
+    assert cells_of(text, "loss of G by the neighbour's D chosen")[1:] == ["", "", "", "2.50"]
 
 
 def test_features_with_the_neighbours_are_compared_too(study: Path) -> None:

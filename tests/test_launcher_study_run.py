@@ -30,7 +30,9 @@ policy = "alone"
 policy = "uniform"
 """
 CELLS = [f"{arm}.all.s{seed}" for seed in (1, 2) for arm in ("alone", "uniform")]
-UNCOUNTED = {"d_steps": None, "most_chosen": None, "clamped": None}  # no metrics are there
+UNCOUNTED = dict.fromkeys(
+    ("d_steps", "most_chosen", "clamped", "own_loss", "chosen_loss")
+)  # no metrics are there
 
 
 @dataclass
