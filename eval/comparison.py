@@ -35,6 +35,7 @@ WEIGHED = {
     "bernoulli": "the Bernoulli KL divergence",
     "capped": "the Bernoulli KL divergence with no image above log 2",
     "tempered": "the square root of the Bernoulli KL divergence",
+    "objection": "Eq. (6) the other way round, over images that the neighbour's D takes for real less than the own",
     "competence": "the Bernoulli KL divergence times 2 AUC - 1 of the neighbour's D on the node's real and generated images",
     "novelty": "1 - cosine of the changes asked for",
 }

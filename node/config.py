@@ -142,9 +142,10 @@ class CooperationSettings(Section):
 
     consider_probability: float = Field(0.5, ge=0, le=1)
     """Probability that a cycle considers the neighbours (line 9)."""
-    criterion: Literal["eq6", "bernoulli", "capped", "tempered", "competence", "novelty"] = "eq6"
+    criterion: Literal["eq6", "bernoulli", "capped", "tempered", "objection", "competence", "novelty"] = "eq6"
     """What `info-gain` weighs neighbours by. `eq6`: Eq. (6) with negative values clamped to 0; `bernoulli`: the full
-    Bernoulli KL; `capped`: the same, no image counting for more than log 2; `tempered`: its square root; `competence`: it
+    Bernoulli KL; `capped`: the same, no image counting for more than log 2; `tempered`: its square root; `objection`: Eq. (6)
+    the other way round, over images that the neighbour's D takes for real less than the own; `competence`: the Bernoulli KL
     times how well the neighbour's D tells the node's real images from its generated ones; `novelty`: how far the change that
     the neighbour's D asks of a generated image points away from what the own D asks."""
     statistics_weight: float = Field(3.0, ge=0)

@@ -100,6 +100,16 @@ def competence(own_M: Tensor, their_JM: Tensor, their_real_JR: Tensor) -> Diverg
     return Divergences(values_J, values_J, 0.0)
 
 
+def objection(own_M: Tensor, their_JM: Tensor) -> Divergences:
+    """Sum over i of D_k log(D_k / D_j) where D_j < D_k, and of nothing elsewhere: Eq. (6) the other way round.
+
+    Eq. (6) is largest for a D_j that takes images for real which D_k does not, one that G has fooled already. Here a D_j
+    counts that finds fault with images by which D_k is fooled, and G learns from it what the own D cannot tell.
+    """
+    own, their = own_M.double(), their_JM.double()
+    return _divergences(own.sigmoid() * (logsigmoid(own) - logsigmoid(their)).clamp(min=0))
+
+
 def novelty(gradients_JMP: Tensor) -> Divergences:
     """Sum over i of 1 - cos(g_k, g_j), g the gradients of G's loss with respect to the image G(z^i) under D_k and D_j.
 
@@ -152,6 +162,7 @@ CRITERIA: Mapping[str, Callable[[Evidence], Divergences]] = {
     "bernoulli": lambda e: bernoulli(e.own_M, e.their_JM),
     "capped": lambda e: capped(e.own_M, e.their_JM),
     "tempered": lambda e: tempered(e.own_M, e.their_JM),
+    "objection": lambda e: objection(e.own_M, e.their_JM),
     "competence": lambda e: competence(e.own_M, e.their_JM, e.judge_real()),
     "novelty": lambda e: novelty(e.differentiate()),
 }

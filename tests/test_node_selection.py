@@ -18,6 +18,7 @@ from node.selection import (
     eq6,
     information_gain,
     novelty,
+    objection,
     sample,
     tempered,
     uniform,
@@ -125,6 +126,16 @@ def test_competence_weighs_the_divergence_by_how_well_real_is_told_from_generate
     divergence = float(bernoulli(own, their).values_J[0])
     found = competence(own, their, real).values_J
     assert found.tolist() == pytest.approx([0.75 * divergence, divergence, 0, 0], abs=1e-12)
+
+
+def test_objection_goes_by_what_the_own_discriminator_lets_pass_and_the_other_does_not() -> None:
+    """Of Eq. (6)'s terms the wrong way round, those above 0: .8 log(.8/.2), nothing for .3 against .6."""
+    own = logit((0.8, 0.3, 0.5))
+    their = torch.stack([logit((0.2, 0.6, 0.5)), logit((0.9, 0.9, 0.9)), logit((0.8, 0.1, 0.5))])
+    found = objection(own, their)
+    expected = [0.8 * math.log(0.8 / 0.2), 0, 0.3 * math.log(0.3 / 0.1)]
+    assert found.values_J.tolist() == pytest.approx(expected, abs=1e-6)
+    assert (found.clamped, found.negative_terms) == (0, 0.0)
 
 
 def test_novelty_is_the_angle_between_what_two_discriminators_ask_for() -> None:
