@@ -5,17 +5,16 @@ Made of the comparisons in each study's `table.json` alone.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-_FIGURES = {
-    "linear": ("error, linear, points", 2),
-    "rbf": ("error, RBF, points", 2),
-    "kid": ("KID, %", 1),
-    "neighbors_covered": ("neighbours' classes", 2),
-}  # figure of a comparison -> (heading, digits after the point)
+from eval.columns import markdown
+from eval.results import read_json
+from eval.table import TABLE_FILE, Comparison, StudyTable
+from eval.table_text import FIGURES, change_text
+
+_SHOWN = ("linear", "rbf", "kid", "neighbors_covered")
+_MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
 _TERRITORIES = (("territories", "alone-matched"), ("territories", "uniform"))
 ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -38,43 +37,21 @@ def answers(results: Path) -> str:
     Args:
         results: The folder of the studies.
     """
-    lines = ["| study | pair | " + " | ".join(heading for heading, _ in _FIGURES.values()) + " |"]
-    lines.append("|---|---|" + "---:|" * len(_FIGURES))
+    rows = [["study", "pair", *(FIGURES[figure][0] for figure in _SHOWN)]]
     for name, pairs in ASKED.items():
-        path = results / name / "table.json"
-        if not path.exists():
-            lines.append(f"| {name} | not measured yet |{' |' * len(_FIGURES)}")
-            continue
-        for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]:
-            study = name if variant["variant"] == "all" else f"{name}, {variant['variant']}"
-            for ours, theirs in pairs:
-                cells = _cells(variant["comparisons"], ours, theirs)
-                lines.append(f"| {study} | {ours} - {theirs} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        table = read_json(results / name / TABLE_FILE, StudyTable, "dgan-eval table")
+        for variant in table.variants if table else ():
+            study = name if variant.variant == "all" else f"{name}, {variant.variant}"
+            found = {(each.ours, each.theirs, each.figure): each for each in variant.comparisons}
+            rows += [[study, f"{ours} - {theirs}", *_changes(found, ours, theirs)] for ours, theirs in pairs]
+        if table is None:
+            rows.append([name, _MISSING, *[""] * len(_SHOWN)])
+    return markdown(rows)
 
 
-def _cells(comparisons: list[dict[str, Any]], ours: str, theirs: str) -> Iterator[str]:
+def _changes(found: Mapping[tuple[str, str, str], Comparison], ours: str, theirs: str) -> list[str]:
     """The pair's change in each figure."""
-    found = {
-        each["figure"]: each["change"]
-        for each in comparisons
-        if (each["ours"], each["theirs"]) == (ours, theirs)
-    }
-    if not found:
-        yield from ("not measured yet", *[""] * (len(_FIGURES) - 1))
-        return
-    for figure, (_, digits) in _FIGURES.items():
-        yield _change(found.get(figure), digits)
-
-
-def _change(change: dict[str, Any] | None, digits: int) -> str:
-    if change is None:
-        return ""
-    seeds = len(change["seeds"])
-    value = f"{change['value']:+.{digits}f}"
-    between, resampled = change["student"], change["bootstrap"]
-    if between is None or resampled is None:
-        return f"{value} (one seed)"
-    told = f"{value} [{between['low']:+.{digits}f}, {between['high']:+.{digits}f}] ({seeds})"
-    sure = all(each["low"] > 0 or each["high"] < 0 for each in (between, resampled))
-    return f"**{told}**" if sure else told
+    compared = [found.get((ours, theirs, figure)) for figure in _SHOWN]
+    if not any(compared):
+        return [_MISSING, *[""] * (len(_SHOWN) - 1)]
+    return [change_text(each) if each else "" for each in compared]

@@ -371,7 +371,7 @@ def _origins_row(origins: ClassOrigins | None, count: int) -> list[str]:
     """Classes covered of those that the node holds, that only its neighbours do, and that neither does."""
     if origins is None:
         return ["?"] * 3
-    return [f"{covered}/{held}" for covered, held in origins.shares(count).values()]
+    return [f"{covered}/{held}" for covered, held in origins.shares(count)]
 
 
 if __name__ == "__main__":

@@ -191,14 +191,11 @@ class ClassOrigins:
     neighbors_covered: int
     unseen_covered: int
 
-    def shares(self, classes: int) -> dict[str, tuple[int, int]]:
+    def shares(self, classes: int) -> tuple[tuple[int, int], ...]:
         """Covered, and there to be covered, of `classes` in all: its own, its neighbours' alone, and those of neither."""
         own, theirs = len(self.own), len(set(self.neighbors) - set(self.own))
-        return {
-            "own": (self.own_covered, own),
-            "neighbours'": (self.neighbors_covered, theirs),
-            "unseen": (self.unseen_covered, classes - own - theirs),
-        }
+        unseen = classes - own - theirs
+        return (self.own_covered, own), (self.neighbors_covered, theirs), (self.unseen_covered, unseen)
 
 
 @dataclasses.dataclass(frozen=True)

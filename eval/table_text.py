@@ -25,7 +25,7 @@ _SCORES = {
     "neighbors_covered": ("neighbours'", 2),
     "unseen_covered": ("unseen", 2),
 }  # score -> (heading, digits after the point)
-_FIGURES = {
+FIGURES = {
     "linear": ("error, linear, points", 2),
     "rbf": ("error, RBF, points", 2),
     "pooled": ("error, RBF, pooled, points", 2),
@@ -36,6 +36,7 @@ _FIGURES = {
     "own_covered": ("own classes covered", 2),
     "neighbors_covered": ("neighbours' classes covered", 2),
 }
+"""Figure of a comparison -> what to call it, and digits after the point."""
 _WORK = (
     ("updates of D", "d_steps", 0),
     ("updates of G", "g_steps", 0),
@@ -241,7 +242,7 @@ def _comparisons(variant: VariantTable) -> Section:
 
 
 def _comparison(found: Comparison) -> list[str]:
-    figure, digits = _FIGURES[found.figure]
+    figure, digits = FIGURES[found.figure]
     means = 4 if found.figure == "kid" else 2
     change = found.change
     return [
@@ -254,6 +255,17 @@ def _comparison(found: Comparison) -> list[str]:
         _number(found.effect, sign="+"),
         _verdict(change, lambda interval: interval.excludes_zero) if change else "",
     ]
+
+
+def change_text(found: Comparison) -> str:
+    """Its change [95% by Student's t over seeds] (number of seeds), in bold Markdown where both intervals exclude 0."""
+    change, (_, digits) = found.change, FIGURES[found.figure]
+    if change is None:
+        return ""
+    if change.student is None:
+        return f"{_number(change.value, digits, '+')} (one seed)"
+    told = _estimate(change, digits, "+")
+    return f"**{told}**" if _verdict(change, lambda interval: interval.excludes_zero) == "yes" else told
 
 
 def _targets(variant: VariantTable) -> Section:

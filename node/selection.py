@@ -51,9 +51,7 @@ def eq6(own_M: Tensor, their_JM: Tensor) -> Divergences:
     The paper's sum leaves out the (1 - D) term of a Bernoulli divergence, so it is negative wherever D_j mostly
     says "generated" more surely than D_k, and then Eq. (7) would be no probability.
     """
-    own, their = own_M.double(), their_JM.double()
-    terms_JM = their.sigmoid() * (logsigmoid(their) - logsigmoid(own))
-    return _divergences(terms_JM)
+    return _divergences(_terms(their_JM.double(), own_M.double()))
 
 
 def bernoulli(own_M: Tensor, their_JM: Tensor) -> Divergences:
@@ -106,8 +104,7 @@ def objection(own_M: Tensor, their_JM: Tensor) -> Divergences:
     Eq. (6) is largest for a D_j that takes images for real which D_k does not, one that G has fooled already. Here a D_j
     counts that finds fault with images by which D_k is fooled, and G learns from it what the own D cannot tell.
     """
-    own, their = own_M.double(), their_JM.double()
-    return _divergences(own.sigmoid() * (logsigmoid(own) - logsigmoid(their)).clamp(min=0))
+    return _divergences(_terms(own_M.double(), their_JM.double()).clamp(min=0))
 
 
 def novelty(gradients_JMP: Tensor) -> Divergences:
@@ -127,12 +124,15 @@ def novelty(gradients_JMP: Tensor) -> Divergences:
     return _divergences(((1 - cosines_JM).clamp(min=0) * asks_JM).nan_to_num(nan=0.0))
 
 
+def _terms(p: Tensor, q: Tensor) -> Tensor:
+    """Elementwise p log(p / q), of probabilities given as logits."""
+    return p.sigmoid() * (logsigmoid(p) - logsigmoid(q))
+
+
 def _bernoulli_terms(own_M: Tensor, their_JM: Tensor) -> Tensor:
     own, their = own_M.double(), their_JM.double()
-    real_JM = their.sigmoid() * (logsigmoid(their) - logsigmoid(own))
-    generated_JM = (-their).sigmoid() * (logsigmoid(-their) - logsigmoid(-own))
     # Rounding can leave a sum of equal distributions a hair below 0.
-    return (real_JM + generated_JM).clamp(min=0)
+    return (_terms(their, own) + _terms(-their, -own)).clamp(min=0)
 
 
 def _divergences(terms_JM: Tensor) -> Divergences:

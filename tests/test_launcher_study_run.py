@@ -30,9 +30,8 @@ policy = "alone"
 policy = "uniform"
 """
 CELLS = [f"{arm}.all.s{seed}" for seed in (1, 2) for arm in ("alone", "uniform")]
-UNCOUNTED = dict.fromkeys(
-    ("d_steps", "most_chosen", "clamped", "own_loss", "chosen_loss")
-)  # no metrics are there
+# No metrics are there.
+UNCOUNTED = dict.fromkeys(("d_steps", "most_chosen", "clamped", "own_loss", "chosen_loss"))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -13,8 +14,11 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.answers import ASKED, answers
+from eval.statistics import Estimate, Interval
+from eval.table import Comparison, StudyTable, VariantTable
 
 ROOT = Path(__file__).parent.parent
+UNUSED = ("arms", "errors", "spreads", "floors", "scores", "targets", "collapsed", "unlike")
 
 
 def test_the_tables_of_the_readme_hold_what_the_results_say() -> None:
@@ -65,17 +69,19 @@ def test_a_page_shows_the_chosen_sections_of_each_variant(
 
 def test_the_answers_are_bold_where_both_intervals_tell_them_from_0(tmp_path: Path) -> None:
     """A change without an interval is never bold, nor one that the bootstrap's alone tells from 0."""
-    sure, unsure = {"low": -40.0, "high": -20.0}, {"low": -70.0, "high": 10.0}
+    sure, unsure = Interval(-40.0, -20.0), Interval(-70.0, 10.0)
     changes = {
-        "linear": {"value": -0.5, "bootstrap": None, "student": None, "seeds": [3]},
-        "rbf": {"value": -30.0, "bootstrap": sure, "student": unsure, "seeds": [3, 4]},
-        "kid": {"value": -30.0, "bootstrap": sure, "student": sure, "seeds": [3, 4]},
+        "linear": Estimate(-0.5, None, None, (3,), (1,), 1),
+        "rbf": Estimate(-30.0, sure, unsure, (3, 4), (1,), 2),
+        "kid": Estimate(-30.0, sure, sure, (3, 4), (1,), 2),
     }
-    pair = {"ours": "uniform", "theirs": "alone"}
-    comparisons = [{**pair, "figure": figure, "change": change} for figure, change in changes.items()]
+    found = tuple(
+        Comparison("uniform", "alone", name, 1.0, 1.5, each, None) for name, each in changes.items()
+    )
+    variant = VariantTable("all", (), comparable=False, comparisons=found, **dict.fromkeys(UNUSED, ()))
     (tmp_path / "table1").mkdir()
-    table = {"variants": [{"variant": "all", "comparisons": comparisons}]}
-    (tmp_path / "table1" / "table.json").write_text(json.dumps(table))
+    table = StudyTable("table1", "", (variant,), (), (), {}, 0)
+    (tmp_path / "table1" / "table.json").write_text(json.dumps(dataclasses.asdict(table)))
     rows = answers(tmp_path).splitlines()
     cells = ["-0.50 (one seed)", "-30.00 [-70.00, +10.00] (2)", "**-30.0 [-40.0, -20.0] (2)**", ""]
     assert f"| table1 | uniform - alone | {' | '.join(cells)} |" in rows
