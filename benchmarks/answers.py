@@ -13,13 +13,15 @@ from eval.results import read_json
 from eval.table import TABLE_FILE, Comparison, StudyTable
 from eval.table_text import FIGURES, change_text
 
-_SHOWN = ("linear", "rbf", "kid", "neighbors_covered")
+_SHOWN = ("chosen", "linear", "rbf", "kid", "fid", "neighbors_covered")
 _MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
 _TERRITORIES = (("territories", "alone-matched"), ("territories", "uniform"))
 ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "table1": (
         ("uniform", "alone"),
+        ("info-gain", "alone"),
+        ("alone-matched", "alone"),
         ("uniform", "alone-matched"),
         ("info-gain", "alone-matched"),
         ("info-gain", "uniform"),

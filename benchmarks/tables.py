@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the project's is not
 
 from benchmarks.answers import answers  # noqa: E402 - needs the path
+from benchmarks.goals import goals  # noqa: E402 - needs the path
 from faults.verdicts import observation  # noqa: E402 - needs the path
 
 RESULTS = ROOT / "results"
@@ -262,7 +263,7 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
     }
     | {name: partial(equality, f"{name}.json") for name in ("equality", "equality-payload")}
     | {"gpu": gpu},
-    "docs/results.md": {"answers": lambda: answers(RESULTS)}
+    "docs/results.md": {"answers": lambda: answers(RESULTS), "goals": lambda: goals(RESULTS)}
     | {
         name: partial(study, name, *sections)
         for name, sections in {

@@ -17,6 +17,7 @@ Nothing is claimed here from fewer than two seeds: there is no interval then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,22 +121,25 @@ def relative_change(ours: Figures, theirs: Figures) -> Estimate | None:
     return _quotient(right, 100 * (ours_S - theirs_S), theirs_S)
 
 
-def effect_size(differences: Figures) -> float | None:
-    """Cohen's d_z over seeds: the mean of the seeds' mean differences in units of their own standard deviation.
+def effect_size(change: Estimate) -> float | None:
+    """Cohen's d_z over seeds: a change in units of the standard deviation of what the seeds have of it, by Student's interval.
 
     It is paired since arms of a seed share shards and, but for D where it is averaged, initial weights: what is common to both
     is no noise of the comparison, and a pooled standard deviation would count it as such. It says how surely one training shows
-    the sign, not how much is gained; that is the difference itself. From few seeds it is rough and, on average, too large (by a
+    the sign, not how much is gained; that is the change itself. From few seeds it is rough and, on average, too large (by a
     quarter for 5).
+
+    Args:
+        change: A mean of differences, or a quotient of means.
 
     Returns:
         None for fewer than two seeds, or where all differ by the same, so that it would be infinite.
     """
-    means_S = np.array([np.mean(list(values.values())) for values in differences.values() if values])
-    if len(means_S) < 2:  # noqa: PLR2004 - a spread needs two
+    if change.student is None:
         return None
-    centre, spread = float(means_S.mean()), float(means_S.std(ddof=1))
-    return centre / spread if spread > _ROUNDING * abs(centre) else None
+    count = len(change.seeds)
+    spread = (change.student.high - change.value) / _reach(count) * math.sqrt(count)
+    return change.value / spread if spread > _ROUNDING * abs(change.value) else None
 
 
 def _quotient(
@@ -171,9 +175,14 @@ def _draws(count: int) -> NDArray[np.int64]:
 
 def _student(value: float, deviations_S: NDArray[np.float64]) -> Interval:
     """Student's interval from what each seed adds to the quotient's first-order error: for equal counts, its own deviation."""
-    from scipy.special import stdtrit  # noqa: PLC0415 - `dgan-eval --help` shall not wait for it
-
     count = len(deviations_S)
     error = float(np.sqrt((deviations_S**2).sum() / (count - 1) / count))
-    reach = float(stdtrit(count - 1, 1 - _TAIL)) * error
+    reach = _reach(count) * error
     return Interval(value - reach, value + reach)
+
+
+def _reach(count: int) -> float:
+    """How many standard errors Student's interval of `count` seeds reaches to either side."""
+    from scipy.special import stdtrit  # noqa: PLC0415 - `dgan-eval --help` shall not wait for it
+
+    return float(stdtrit(count - 1, 1 - _TAIL))

@@ -22,7 +22,7 @@ HEADLINE = ("discriminator", "all", "chosen")
 """Source, layers and kernel of the row to set beside Table 1."""
 COLLAPSED = (
     f'a node has collapsed if its training did not end as "finished", if its images cover fewer than {LEAST_CLASSES} '
-    f"classes, or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of a "
+    f"classes (none, of a node that holds one), or if the RBF error of its trained D, all layers, lies more than {FLOOR_MARGIN} points above that of a "
     "D drawn by the same rule and never trained, where that was measured; it stays in every mean for which it has a figure"
 )
 
@@ -158,13 +158,14 @@ class Comparison:
     Attributes:
         ours: The arm that is hoped to be better.
         theirs: The other.
-        figure: `linear` or `rbf`, errors of the trained D, all layers; `pooled`, of its pooled layers by the RBF kernel;
-            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `spread`, over a seed's nodes; `kid`; where
-            some node lacks a class also `own_covered` and `neighbors_covered`, classes that a node's images cover.
+        figure: `chosen`, `linear` or `rbf`, errors of the trained D, all layers, by kernel; `pooled`, of its pooled layers by the RBF kernel;
+            `joined` and `joined_pooled`, the same of D and the neighbours' D together; `spread`, over a seed's nodes; `kid`, `fid`,
+            `coverage` and `recall`; where some node lacks a class also `own_covered` and `neighbors_covered`, classes that a node's
+            images cover.
         ours_mean: Mean over the pairs.
         theirs_mean: Mean over the pairs.
-        change: Ours less theirs, in percentage points of error or in classes; for KID in percent of theirs, None where theirs is 0 or below in some seed.
-        effect: Cohen's d_z over seeds; None where it has no value.
+        change: Ours less theirs, in percentage points of error, in units of the score or in classes; for KID in percent of theirs, None where theirs is 0 or below in some seed.
+        effect: Cohen's d_z over seeds, of the change; None where it has no value.
     """
 
     ours: str

@@ -26,6 +26,7 @@ _SCORES = {
     "unseen_covered": ("unseen", 2),
 }  # score -> (heading, digits after the point)
 FIGURES = {
+    "chosen": ("error, kernel chosen, points", 2),
     "linear": ("error, linear, points", 2),
     "rbf": ("error, RBF, points", 2),
     "pooled": ("error, RBF, pooled, points", 2),
@@ -33,6 +34,9 @@ FIGURES = {
     "joined_pooled": ("error, RBF, with neighbours' D, pooled, points", 2),
     "spread": ("spread of a training's nodes, points", 2),
     "kid": ("KID, % of theirs", 1),
+    "fid": ("FID", 2),
+    "coverage": ("coverage", 3),
+    "recall": ("recall", 3),
     "own_covered": ("own classes covered", 2),
     "neighbors_covered": ("neighbours' classes covered", 2),
 }
@@ -62,8 +66,9 @@ _SCORED = (
 
 _PAIRED = (
     "Change: ours less theirs [95% by resampling seeds] (number of seeds); with few seeds that interval is too narrow. "
-    'd_z: mean over standard deviation of the seeds\' differences. "excludes 0": both intervals do; "bootstrap only" is no '
-    "evidence from few seeds. Below 0 the first of the pair is better, or its nodes more alike; of classes covered, above 0."
+    'd_z: the change over the standard deviation of what the seeds have of it. "excludes 0": both intervals do; "bootstrap only" is no '
+    "evidence from few seeds. Below 0 the first of the pair is better, or its nodes more alike; of coverage, recall and classes "
+    "covered, above 0."
 )
 
 
@@ -160,7 +165,7 @@ def _table_one(table: StudyTable, variant: VariantTable) -> Section:
             ["mean", *(_number(each.value if each else None) for each in overall), *means],
             ["95%, bootstrap", *(_interval(each.bootstrap if each else None) for each in overall), *blank],
             ["95%, Student", *(_student(each) for each in overall), *blank],
-            ["spread of nodes", *(_estimate(spreads.get(arm)) for arm, _ in arms), *blank],
+            ["spread of nodes", *(estimate_text(spreads.get(arm)) for arm, _ in arms), *blank],
             ["seeds", *(str(len(each.seeds)) if each else "" for each in overall), *blank],
             ["nodes collapsed", *(f"{arm.collapsed} of {arm.trained}" for arm in variant.arms), *blank],
         ]
@@ -187,7 +192,7 @@ def _all_errors(variant: VariantTable) -> Section:
     rows = [["features", "kernel", *names]]
     for kind in dict.fromkeys(row.kind for row in variant.errors):
         found = [by_place.get((name, kind)) for name in names]
-        rows.append([*_kind_cells(kind), *(_estimate(row.overall if row else None) for row in found)])
+        rows.append([*_kind_cells(kind), *(estimate_text(row.overall if row else None) for row in found)])
     joined = any(row.source == "neighborhood" for row in variant.errors)
     notes = (_INTERVALS, *((_JOINED,) if joined else ()))
     return Section("Error in %, every kind of features", rows, notes)
@@ -200,7 +205,7 @@ def _floors(variant: VariantTable) -> Section:
         [
             *_kind_cells(row.kind),
             *(_number(_of_node(row, node)) for node in nodes),
-            _estimate(row.overall),
+            estimate_text(row.overall),
         ]
         for row in variant.floors
     ]
@@ -216,7 +221,7 @@ def _generators(variant: VariantTable) -> Section:
     rows = [["images", *(heading for heading, _ in shown.values())]]
     for arm, scores in by_arm.items():
         cells = [
-            _estimate(scores[score].overall, digits) if score in scores else ""
+            estimate_text(scores[score].overall, digits) if score in scores else ""
             for score, (_, digits) in shown.items()
         ]
         rows.append([arm or "real images", *cells])
@@ -243,14 +248,14 @@ def _comparisons(variant: VariantTable) -> Section:
 
 def _comparison(found: Comparison) -> list[str]:
     figure, digits = FIGURES[found.figure]
-    means = 4 if found.figure == "kid" else 2
+    means = 4 if found.figure == "kid" else digits
     change = found.change
     return [
         f"{found.ours} - {found.theirs}",
         figure,
         _number(found.ours_mean, means),
         _number(found.theirs_mean, means),
-        _estimate(change, digits, sign="+", resampled=True),
+        estimate_text(change, digits, sign="+", resampled=True),
         _student(change, digits, sign="+"),
         _number(found.effect, sign="+"),
         _verdict(change, lambda interval: interval.excludes_zero) if change else "",
@@ -264,7 +269,7 @@ def change_text(found: Comparison) -> str:
         return ""
     if change.student is None:
         return f"{_number(change.value, digits, '+')} (one seed)"
-    told = _estimate(change, digits, "+")
+    told = estimate_text(change, digits, "+")
     return f"**{told}**" if _verdict(change, lambda interval: interval.excludes_zero) == "yes" else told
 
 
@@ -281,7 +286,7 @@ def _targets(variant: VariantTable) -> Section:
                 _AGAINST[target.against],
                 _number(target.limit),
                 _number(target.error),
-                _estimate(gap, sign="+"),
+                estimate_text(gap, sign="+"),
                 "yes" if gap.value < 0 else "no",
                 _verdict(gap, lambda interval: interval.high < 0),
             ]
@@ -342,7 +347,9 @@ def _kind_cells(kind: tuple[str, str | None, str]) -> tuple[str, str]:
     return features_name(source, layers), "RBF" if kernel == "rbf" else kernel
 
 
-def _estimate(estimate: Estimate | None, digits: int = 2, sign: str = "", *, resampled: bool = False) -> str:
+def estimate_text(
+    estimate: Estimate | None, digits: int = 2, sign: str = "", *, resampled: bool = False
+) -> str:
     """`2.25 [2.18, 2.33] (5)`: value, Student's interval or the bootstrap's, seeds."""
     if estimate is None:
         return ""

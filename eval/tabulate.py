@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import TypeAlias
 
@@ -38,13 +39,25 @@ from eval.table import (
 SCORES = ("kid", "fid", "classes_covered", "coverage", "precision", "recall")
 ORIGINS = ("own_covered", "neighbors_covered", "unseen_covered")
 """Scores of variants in which some node lacks a class."""
+_Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 _FLOORS = ("untrained", "pixels")
 _TRAINED, _POOLED = ("discriminator", "all"), ("discriminator", "pooled")
 _JOINED, _JOINED_POOLED = ("neighborhood", "all"), ("neighborhood", "pooled")
+_COMPARED_ERRORS: Mapping[str, _Kind] = {
+    "chosen": HEADLINE,
+    "linear": (*_TRAINED, "linear"),
+    "rbf": (*_TRAINED, "rbf"),
+    "spread": HEADLINE,
+    "pooled": (*_POOLED, "rbf"),
+    "joined": (*_JOINED, "rbf"),
+    "joined_pooled": (*_JOINED_POOLED, "rbf"),
+}
+_COMPARED_SCORES, _COMPARED_ORIGINS = (
+    ("kid", "fid", "coverage", "recall"),
+    ("own_covered", "neighbors_covered"),
+)
 _KERNELS = ("chosen", "linear", "rbf")
 _PAPERS_CASE = (5, "iid", 10_000)
-
-_Kind: TypeAlias = tuple[str, str | None, str]  # source, layers, kernel
 
 
 def tabulate(study: Study) -> StudyTable:
@@ -193,11 +206,13 @@ def _collapses(cells: Sequence[Cell]) -> Iterator[Collapse]:
         floors = _errors([cell], ("untrained", "all", "rbf")) or shared
         errors = _errors([cell], (*_TRAINED, "rbf")).get(cell.seed, {})
         classes = _scores([cell], "classes_covered").get(cell.seed, {})
+        judged = cell.quality.nodes if cell.quality else ()
+        held = {node.node: len(node.origins.own) for node in judged if node.origins}
         for node, end in sorted(cell.nodes.items()):
             reasons = []
             if end.state != "finished":
                 reasons.append(f'ended as "{end.state}"' + (f" ({end.error})" if end.error else ""))
-            if classes.get(node, math.inf) < LEAST_CLASSES:
+            if classes.get(node, math.inf) < min(LEAST_CLASSES, held.get(node, LEAST_CLASSES)):
                 reasons.append(f"classes covered: {classes[node]:.0f}")
             floor = floors.get(cell.seed, {}).get(node, math.inf)
             if errors.get(node, -math.inf) > floor + FLOOR_MARGIN:
@@ -236,33 +251,26 @@ def _comparisons(
     ours: tuple[str, Sequence[Cell]], theirs: tuple[str, Sequence[Cell]]
 ) -> Iterator[Comparison]:
     """The pair by each figure for which both have some."""
+    scores = (*_COMPARED_SCORES, *(_COMPARED_ORIGINS if _is_skewed(ours[1]) else ()))
     by_figure: dict[str, Callable[[Sequence[Cell]], Figures]] = {
-        "linear": lambda cells: _errors(cells, (*_TRAINED, "linear")),
-        "rbf": lambda cells: _errors(cells, (*_TRAINED, "rbf")),
-        "spread": lambda cells: _errors(cells, HEADLINE),
-        "pooled": lambda cells: _errors(cells, (*_POOLED, "rbf")),
-        "joined": lambda cells: _errors(cells, (*_JOINED, "rbf")),
-        "joined_pooled": lambda cells: _errors(cells, (*_JOINED_POOLED, "rbf")),
-        "kid": lambda cells: _scores(cells, "kid"),
+        **{figure: partial(_errors, kind=kind) for figure, kind in _COMPARED_ERRORS.items()},
+        **{score: partial(_scores, score=score) for score in scores},
     }
-    if _is_skewed(ours[1]):
-        by_figure["own_covered"] = lambda cells: _scores(cells, "own_covered")
-        by_figure["neighbors_covered"] = lambda cells: _scores(cells, "neighbors_covered")
     for figure, of in by_figure.items():
         left, right = paired(of(ours[1]), of(theirs[1]))
         if figure == "spread":
             left, right = _spread(left), _spread(right)
         if not left:
             continue
-        differences = difference(left, right)
+        change = relative_change(left, right) if figure == "kid" else mean(difference(left, right))
         yield Comparison(
             ours=ours[0],
             theirs=theirs[0],
             figure=figure,
             ours_mean=_mean(left),
             theirs_mean=_mean(right),
-            change=relative_change(left, right) if figure == "kid" else mean(differences),
-            effect=effect_size(differences),
+            change=change,
+            effect=effect_size(change) if change else None,
         )
 
 

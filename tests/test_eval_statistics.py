@@ -147,6 +147,14 @@ def test_students_interval_of_a_quotient_holds_the_truth() -> None:
 
 def test_the_effect_is_in_units_of_the_seeds_spread() -> None:
     """Means of seeds 2, 4, 6: 4 over a standard deviation of 2."""
-    assert effect_size(HAND) == pytest.approx(2.0)
-    assert effect_size({0: {1: 1.0}}) is None
-    assert effect_size({0: {1: 0.1 + 0.2}, 1: {1: 0.3}}) is None
+    assert effect_size(some(mean(HAND))) == pytest.approx(2.0)
+    assert effect_size(some(mean({0: {1: 1.0}}))) is None
+    assert effect_size(some(mean({0: {1: 0.1 + 0.2}, 1: {1: 0.3}}))) is None
+
+
+def test_the_effect_of_a_quotient_is_that_of_the_quotient() -> None:
+    """Ours are 60, 50 and 40% of theirs, of equal means: a change of -50% over a standard deviation of 10."""
+    ours, theirs = (
+        {seed: {1: value} for seed, value in enumerate(side)} for side in ((6.0, 5.0, 4.0), (10.0,) * 3)
+    )
+    assert effect_size(some(relative_change(ours, theirs))) == pytest.approx(-5.0)

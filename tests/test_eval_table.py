@@ -192,9 +192,12 @@ def test_figures_name_their_seeds_and_nodes(study: Path) -> None:
 def test_comparisons_are_paired(study: Path) -> None:
     """The seeds' own 0.2 falls out of the difference, and KID is told in percent."""
     (variant,) = table_of(study).variants
-    first, rbf, spread, pooled, kid = variant.comparisons[:5]
-    assert {(each.ours, each.theirs) for each in variant.comparisons[:5]} == {("info-gain", "uniform")}
-    assert [each.figure for each in variant.comparisons[:5]] == ["linear", "rbf", "spread", "pooled", "kid"]
+    found = [each for each in variant.comparisons if (each.ours, each.theirs) == ("info-gain", "uniform")]
+    assert [each.figure for each in found] == [
+        *("chosen", "linear", "rbf", "spread", "pooled"),
+        *("kid", "fid", "coverage", "recall"),
+    ]
+    _, first, rbf, spread, pooled, kid, *_ = found
     assert spread.change is not None
     assert spread.change.figures == len(SEEDS)
     assert pooled.ours_mean == pytest.approx(rbf.ours_mean - 0.1)
@@ -416,6 +419,23 @@ def test_a_collapsed_node_is_counted_and_stays_in_the_mean(study: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "3 of 15" in result.stdout
     assert "uniform 3 of 15" in result.stdout
+
+
+def test_a_node_that_holds_one_class_need_not_draw_two(study: Path) -> None:
+    """It may be all that its images show; one that draws not even this one has collapsed."""
+
+    def one_class(cell: dict[str, Any]) -> None:
+        for node, covered in zip(cell["quality"]["nodes"], (1, 0, 1, 1, 1), strict=True):
+            node["scores"]["classes_covered"] = covered
+            node["origins"] = {
+                "own": [node["node"]], "neighbors": [0], "own_covered": covered, "neighbors_covered": 0, "unseen_covered": 0,
+            }  # fmt: skip
+
+    edit(study, "uniform.iid.s0", one_class)
+    (variant,) = table_of(study).variants
+    assert [(each.seed, each.node, each.reasons) for each in variant.collapsed] == [
+        (0, 2, ("classes covered: 0",))
+    ]
 
 
 def test_a_figure_that_is_no_number_is_none(study: Path) -> None:

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import tables
 from benchmarks.answers import ASKED, answers
+from benchmarks.goals import goals
 from eval.statistics import Estimate, Interval
-from eval.table import Comparison, StudyTable, VariantTable
+from eval.table import ArmSummary, Comparison, Origin, ScoreRow, StudyTable, Target, VariantTable
 
 ROOT = Path(__file__).parent.parent
-UNUSED = ("arms", "errors", "spreads", "floors", "scores", "targets", "collapsed", "unlike")
+PARTS = ("arms", "errors", "spreads", "floors", "scores", "comparisons", "targets", "collapsed", "unlike")
 
 
 def test_the_tables_of_the_readme_hold_what_the_results_say() -> None:
@@ -78,16 +80,64 @@ def test_the_answers_are_bold_where_both_intervals_tell_them_from_0(tmp_path: Pa
     found = tuple(
         Comparison("uniform", "alone", name, 1.0, 1.5, each, None) for name, each in changes.items()
     )
-    variant = VariantTable("all", (), comparable=False, comparisons=found, **dict.fromkeys(UNUSED, ()))
-    (tmp_path / "table1").mkdir()
-    table = StudyTable("table1", "", (variant,), (), (), {}, 0)
-    (tmp_path / "table1" / "table.json").write_text(json.dumps(dataclasses.asdict(table)))
+    write_table(tmp_path, "table1", comparisons=found)
     rows = answers(tmp_path).splitlines()
-    cells = ["-0.50 (one seed)", "-30.00 [-70.00, +10.00] (2)", "**-30.0 [-40.0, -20.0] (2)**", ""]
+    cells = ["", "-0.50 (one seed)", "-30.00 [-70.00, +10.00] (2)", "**-30.0 [-40.0, -20.0] (2)**", "", ""]
     assert f"| table1 | uniform - alone | {' | '.join(cells)} |" in rows
     measured = [row for row in rows if row.startswith("| table1")]
     assert len(measured) == len(ASKED["table1"])
     assert sum("not measured yet" in row for row in rows) == len(measured) - 1 + len(ASKED) - 1
+
+
+def write_table(results: Path, study: str, **parts: Any) -> None:
+    """A table.json of one variant, empty but for these parts of it."""
+    variant = VariantTable("all", (), comparable=False, **{**dict.fromkeys(PARTS, ()), **parts})
+    table = StudyTable(study, "", (variant,), (), (Origin({}, {}, ("a cell",), 5.0),), {}, 0)
+    (results / study).mkdir()
+    (results / study / "table.json").write_text(json.dumps(dataclasses.asdict(table)))
+
+
+def test_a_goal_is_reached_where_all_of_the_interval_reaches_it(tmp_path: Path) -> None:
+    """By the mean alone where only that does; a study that is missing is said to be."""
+    near, far = Interval(-45.0, -15.0), Interval(-32.0, -28.0)
+    kid = Comparison(
+        "uniform", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, near, near, (1, 2), (1,), 2), None
+    )
+    classes = ScoreRow("territories", "classes_covered", (), Estimate(4.5, None, None, (1,), (1,), 1))
+    led = Comparison(
+        "territories", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, far, far, (1, 2), (1,), 2), None
+    )
+    write_table(tmp_path, "few", comparisons=(kid,))
+    write_table(tmp_path, "finalists", scores=(classes,), comparisons=(led,))
+    found = [[cell.strip() for cell in row.split("|")[2:-1]] for row in goals(tmp_path).splitlines()[2:]]
+    assert found == [
+        ["≤ 1.8", "not measured yet", ""],
+        ["≤ 1.7", "not measured yet", ""],
+        ["≤ -25", "-30.0 [-45.0, -15.0] (2)", "the mean alone"],
+        ["≥ 4", "4.50 (1)", "one seed does"],
+        ["≤ -30", "-30.0 [-32.0, -28.0] (2)", "the mean alone"],
+        ["0 of 75 or more", "0 of 0", "not yet so many"],
+    ]
+
+
+def test_the_goals_of_table_1_count_what_is_below(tmp_path: Path) -> None:
+    """Each gap with its interval, the time of all cells, and every node that cooperated."""
+    gaps = [
+        Estimate(value, None, Interval(value - 0.2, value + 0.2), (1, 2), (1,), 2) for value in (-0.5, -0.1)
+    ]
+    targets = tuple(
+        Target("uniform", kernel, "paper", 3.0, 2.5, gap)
+        for kernel, gap in zip(("linear", "rbf"), gaps, strict=True)
+    )
+    arms = tuple(
+        ArmSummary(name, name, (1,), 80, collapsed, *(None,) * 6)
+        for name, collapsed in (("alone", 3), ("uniform", 0), ("info-gain", 1))
+    )
+    write_table(tmp_path, "table1", targets=targets, arms=arms)
+    first, hours, *_, nodes = goals(tmp_path).splitlines()[2:]
+    assert "1 of 2 intervals; the highest -0.10 [-0.30, +0.10] (2) | no |" in first
+    assert "| ≤ 4.5 | 5.0 | no |" in hours
+    assert "| 1 of 160 | no |" in nodes
 
 
 def test_every_question_is_one_that_its_study_asks() -> None:
