@@ -16,7 +16,13 @@ from eval.table_text import FIGURES, change_text
 _SHOWN = ("chosen", "linear", "rbf", "kid", "fid", "neighbors_covered")
 _MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
-_TERRITORIES = (("territories", "alone-matched"), ("territories", "uniform"))
+_TERRITORIES = (
+    ("territories", "preset-alone-matched"),
+    ("territories", "alone-matched"),
+    ("territories", "uniform"),
+    ("territories", "gossip"),
+    ("territories", "territories-unled"),
+)
 ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "table1": (
         ("uniform", "alone"),
@@ -27,8 +33,8 @@ ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("info-gain", "uniform"),
     ),
     "best": (*_COOPERATION, ("gossip", "alone-matched"), ("gossip", "uniform")),
+    "few": (*_COOPERATION, ("objection", "alone-matched"), ("objection", "uniform")),
     "finalists": (*_COOPERATION, *_TERRITORIES),
-    "dirichlet": (*_COOPERATION, *_TERRITORIES),
 }
 """Study -> the pairs of its arms that answer something, ours first."""
 
