@@ -14,7 +14,7 @@ from eval.table import TABLE_FILE, Comparison, StudyTable
 from eval.table_text import FIGURES, change_text
 
 _SHOWN = ("chosen", "linear", "rbf", "kid", "fid", "neighbors_covered")
-_MISSING = "not measured yet"
+MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
 _TERRITORIES = (
     ("territories", "preset-alone-matched"),
@@ -47,19 +47,24 @@ def answers(results: Path) -> str:
     """
     rows = [["study", "pair", *(FIGURES[figure][0] for figure in _SHOWN)]]
     for name, pairs in ASKED.items():
-        table = read_json(results / name / TABLE_FILE, StudyTable, "dgan-eval table")
+        table = read_table(results, name)
         for variant in table.variants if table else ():
             study = name if variant.variant == "all" else f"{name}, {variant.variant}"
             found = {(each.ours, each.theirs, each.figure): each for each in variant.comparisons}
             rows += [[study, f"{ours} - {theirs}", *_changes(found, ours, theirs)] for ours, theirs in pairs]
         if table is None:
-            rows.append([name, _MISSING, *[""] * len(_SHOWN)])
+            rows.append([name, MISSING, *[""] * len(_SHOWN)])
     return markdown(rows)
+
+
+def read_table(results: Path, study: str) -> StudyTable | None:
+    """A study's table.json; None where it has none yet."""
+    return read_json(results / study / TABLE_FILE, StudyTable, "dgan-eval table")
 
 
 def _changes(found: Mapping[tuple[str, str, str], Comparison], ours: str, theirs: str) -> list[str]:
     """The pair's change in each figure."""
     compared = [found.get((ours, theirs, figure)) for figure in _SHOWN]
     if not any(compared):
-        return [_MISSING, *[""] * (len(_SHOWN) - 1)]
+        return [MISSING, *[""] * (len(_SHOWN) - 1)]
     return [change_text(each) if each else "" for each in compared]

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from benchmarks.answers import MISSING, read_table
 from eval.columns import markdown
-from eval.results import read_json
 from eval.statistics import Estimate
-from eval.table import TABLE_FILE, StudyTable, VariantTable
+from eval.table import StudyTable, VariantTable
 from eval.table_text import estimate_text
-
-_MISSING = "not measured yet"
-
 
 Find: TypeAlias = Callable[[VariantTable], Estimate | None]
 
@@ -46,7 +43,7 @@ class Goal:
     def row(self, table: StudyTable | None) -> list[str]:
         """What it is, the limit, the figure, and whether that, with all of Student's interval, reaches the limit."""
         found = self.find(table.variants[0]) if table else None
-        told = [estimate_text(found, self.digits), self._verdict(found)] if found else [_MISSING, ""]
+        told = [estimate_text(found, self.digits), self._verdict(found)] if found else [MISSING, ""]
         return [self.what, f"{'≥' if self.at_least else '≤'} {self.limit:g}", *told]
 
     def _verdict(self, found: Estimate) -> str:
@@ -117,14 +114,10 @@ def goals(results: Path) -> str:
         results: The folder of the studies.
     """
     rows = [["what", "to reach", "measured", "reached"]]
-    if table := _table(results, "table1"):
+    if table := read_table(results, "table1"):
         rows += _table_one(table)
-    rows += [goal.row(_table(results, goal.study)) for goal in GOALS]
+    rows += [goal.row(read_table(results, goal.study)) for goal in GOALS]
     return markdown([*rows, _collapsed(results)])
-
-
-def _table(results: Path, study: str) -> StudyTable | None:
-    return read_json(results / study / TABLE_FILE, StudyTable, "dgan-eval table")
 
 
 def _table_one(table: StudyTable) -> Iterator[list[str]]:
@@ -151,7 +144,7 @@ def _collapsed(results: Path) -> list[str]:
     """Of all nodes that cooperated under the two presets together."""
     collapsed = trained = 0
     for study, arms in COOPERATIVE.items():
-        table = _table(results, study)
+        table = read_table(results, study)
         for arm in table.variants[0].arms if table else ():
             if arm.name in arms:
                 collapsed, trained = collapsed + arm.collapsed, trained + arm.trained

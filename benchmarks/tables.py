@@ -24,6 +24,8 @@ from benchmarks.goals import goals  # noqa: E402 - needs the path
 from faults.verdicts import observation  # noqa: E402 - needs the path
 
 RESULTS = ROOT / "results"
+GENERATORS = ("Generated", "Comparisons", "Work", "Collapsed")
+"""What the page of results shows of a study's table where generators are what matters."""
 READERS = {
     "decoder": "decoder of frames",
     "checkpoint": "checkpoints",
@@ -278,21 +280,13 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "Collapsed",
                 "Where",
             ),
-            "best": (
-                "Error in %, every kind",
-                "Error in % without",
-                "Targets",
-                "Generated",
-                "Comparisons",
-                "Work",
-                "Collapsed",
-            ),
-            "few": ("Error in %, every kind", "Generated", "Comparisons", "Work", "Collapsed"),
-            "controls": ("Generated", "Comparisons", "Work", "Collapsed"),
-            "selection": ("Generated", "Comparisons", "Work", "Collapsed"),
-            "skewed": ("Generated", "Comparisons", "Work", "Collapsed"),
-            "finalists": ("Generated", "Comparisons", "Work", "Collapsed"),
-            "dirichlet": ("Generated", "Comparisons", "Work", "Collapsed"),
+            "best": ("Error in %, every kind", "Error in % without", "Targets", *GENERATORS),
+            "few": ("Error in %, every kind", *GENERATORS),
+            "controls": GENERATORS,
+            "selection": GENERATORS,
+            "skewed": GENERATORS,
+            "finalists": GENERATORS,
+            "dirichlet": GENERATORS,
         }.items()
     },
     "docs/protocol.md": {"fuzz": fuzz, "fuzz-planted": fuzz_planted},
