@@ -5,23 +5,33 @@ Made of the comparisons in each study's `table.json` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from eval.columns import markdown
 from eval.results import read_json
-from eval.table import TABLE_FILE, Comparison, StudyTable
+from eval.table import TABLE_FILE, StudyTable, VariantTable
 from eval.table_text import FIGURES, change_text
 
 _SHOWN = ("chosen", "linear", "rbf", "kid", "fid", "neighbors_covered")
+_COMPARED = (
+    "chosen",
+    "pooled",
+    "joined_pooled",
+    "spread",
+    "kid",
+    "fid",
+    "coverage",
+    "recall",
+    "own_covered",
+    "neighbors_covered",
+)
 MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
 _TERRITORIES = (
     ("territories", "preset-alone-matched"),
     ("territories", "alone-matched"),
     ("territories", "uniform"),
-    ("territories", "gossip"),
-    ("territories", "territories-unled"),
 )
 ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "table1": (
@@ -50,11 +60,20 @@ def answers(results: Path) -> str:
         table = read_table(results, name)
         for variant in table.variants if table else ():
             study = name if variant.variant == "all" else f"{name}, {variant.variant}"
-            found = {(each.ours, each.theirs, each.figure): each for each in variant.comparisons}
-            rows += [[study, f"{ours} - {theirs}", *_changes(found, ours, theirs)] for ours, theirs in pairs]
+            rows += [[study, *row] for row in _changes(variant, pairs, _SHOWN)]
         if table is None:
             rows.append([name, MISSING, *[""] * len(_SHOWN)])
     return markdown(rows)
+
+
+def compared(variant: VariantTable) -> str:
+    """A row for each pair that a study compares, as in `answers`."""
+    pairs = dict.fromkeys((each.ours, each.theirs) for each in variant.comparisons)
+    there = {each.figure for each in variant.comparisons}
+    figures = [figure for figure in _COMPARED if figure in there]
+    return markdown(
+        [["pair", *(FIGURES[figure][0] for figure in figures)], *_changes(variant, pairs, figures)]
+    )
 
 
 def read_table(results: Path, study: str) -> StudyTable | None:
@@ -62,9 +81,14 @@ def read_table(results: Path, study: str) -> StudyTable | None:
     return read_json(results / study / TABLE_FILE, StudyTable, "dgan-eval table")
 
 
-def _changes(found: Mapping[tuple[str, str, str], Comparison], ours: str, theirs: str) -> list[str]:
-    """The pair's change in each figure."""
-    compared = [found.get((ours, theirs, figure)) for figure in _SHOWN]
-    if not any(compared):
-        return [MISSING, *[""] * (len(_SHOWN) - 1)]
-    return [change_text(each) if each else "" for each in compared]
+def _changes(
+    variant: VariantTable, pairs: Iterable[tuple[str, str]], figures: Sequence[str]
+) -> list[list[str]]:
+    """Each pair, and its change in each figure."""
+    found = {(each.ours, each.theirs, each.figure): each for each in variant.comparisons}
+    rows = []
+    for ours, theirs in pairs:
+        changes = [found.get((ours, theirs, figure)) for figure in figures]
+        told = [change_text(each) if each else "" for each in changes]
+        rows.append([f"{ours} - {theirs}", *(told if any(changes) else [MISSING, *told[1:]])])
+    return rows

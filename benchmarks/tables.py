@@ -19,11 +19,17 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the project's is not
 
-from benchmarks.answers import answers  # noqa: E402 - needs the path
+from benchmarks.answers import answers, compared, read_table  # noqa: E402 - needs the path
 from benchmarks.goals import goals  # noqa: E402 - needs the path
+from eval.table import VariantTable  # noqa: E402 - needs the path
 from faults.verdicts import observation  # noqa: E402 - needs the path
 
 RESULTS = ROOT / "results"
+COMPARED_NOTE = (
+    "Ours less theirs [95% by Student's t over seeds] (number of seeds), that of KID in percent of theirs; bold where that "
+    "interval and the bootstrap's exclude 0. Below 0 the first of the pair is better, or its nodes more alike; of coverage, recall and classes "
+    "covered, above 0."
+)
 GENERATORS = ("Generated", "Comparisons", "Work", "Collapsed")
 """What the page of results shows of a study's table where generators are what matters."""
 READERS = {
@@ -227,20 +233,32 @@ def coverage() -> str:
 
 
 def study(name: str, *headings: str, results: str = "../results") -> str:
-    """Sections of a study's table, under the headings that begin so, of every variant; `results` as the document links to it."""
-    path = RESULTS / name / "table.md"
-    if not path.exists():
+    """Sections of a study's table, under the headings that begin so, of every variant; `results` as the document links to it.
+
+    Comparisons take a row for each figure of each pair there, and one for each pair here.
+    """
+    path, table = RESULTS / name / "table.md", read_table(RESULTS, name)
+    if table is None:
         return f"Not measured yet: `make study STUDY={name} DATA=path/to/mnist`."
-    title, *variants = path.read_text(encoding="utf-8").split("\n## ")
-    variants = [each for each in variants if "\n### Generated" in each]  # one of whose cells has ended
-    parts = [title.split("\n", 1)[1].strip()]
-    for variant in variants:
-        named, *sections = variant.split("\n### ")
-        parts += [f"**{named.strip()}**"] if len(variants) > 1 else []
-        chosen = [each for heading in headings for each in sections if each.startswith(heading)]
-        parts += [re.sub("^(.*)", r"**\1**", each, count=1).strip() for each in chosen]
-    cut = "\n\n".join([*parts, f"All of it: [results/{name}/table.md](table.md)."])
+    title, *parts = path.read_text(encoding="utf-8").split("\n## ")
+    told = {part.split("\n", 1)[0]: part.split("\n### ")[1:] for part in parts}
+    shown = [title.split("\n", 1)[1].strip()]
+    measured = [variant for variant in table.variants if variant.scores]
+    for variant in measured:
+        shown += [f"**{variant.variant}**"] if len(measured) > 1 else []
+        sections = [
+            each for heading in headings for each in told[variant.variant] if each.startswith(heading)
+        ]
+        shown += [_section(each, variant) for each in sections]
+    cut = "\n\n".join([*shown, f"All of it: [results/{name}/table.md](table.md)."])
     return re.sub(r"\]\(([\w.-]+)\)", rf"]({results}/{name}/\1)", cut)
+
+
+def _section(text: str, variant: VariantTable) -> str:
+    title, rest = text.split("\n", 1)
+    if title.startswith("Comparisons"):
+        rest = "\n".join([compared(variant), "", COMPARED_NOTE])
+    return f"**{title}**\n\n{rest.strip()}"
 
 
 def load(name: str) -> Any:

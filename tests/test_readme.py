@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,30 @@ def test_every_file_that_the_documents_point_to_is_there() -> None:
 def test_a_page_shows_the_chosen_sections_of_each_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order asked for, under the variant's name where there are several; links are as seen from docs/."""
-    path = tmp_path / "rings" / "table.md"
+    """In the order asked for, under the variant's name where several are measured; a row for each pair; links are as seen from docs/."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert "make study STUDY=rings" in tables.study("rings", "Generated")
-    path.parent.mkdir()
-    body = "### Error in %\n\nerrors\n\n### Generated images\n\n{0} images\n\n### Comparisons, paired\n\n{0} pairs\n\n![KID](kid.{0}.svg)\n"
-    variants = "\n".join(f"## {name}\n\n{body.format(name)}" for name in ("iid", "skewed"))
-    path.write_text(f"# rings\n\nTwo cells.\n\n{variants}\n### Where the figures come from\n\ncode\n")
+    kid = Estimate(-30.0, None, None, (3,), (1,), 1)
+    parts = {
+        "scores": (ScoreRow("uniform", "kid", (), Estimate(1.0, None, None, (3,), (1,), 1)),),
+        "comparisons": (Comparison("uniform", "alone", "kid", 1.0, 1.5, kid, None),),
+    }
+    write_table(tmp_path, "rings", {"iid": parts, "skewed": parts, "begun": {}})
+    body = "### Comparisons, paired\n\nrows\n\n### Generated images\n\n{0} images\n\n![KID](kid.{0}.svg)\n"
+    variants = "\n".join(f"## {name}\n\n{body.format(name)}" for name in ("iid", "skewed", "begun"))
+    text = f"# rings\n\nTwo cells.\n\n{variants}\n### Where the figures come from\n\ncode\n"
+    (tmp_path / "rings" / "table.md").write_text(text)
 
     def shown(name: str) -> list[str]:
-        pairs = ["**Comparisons, paired**", f"{name} pairs", f"![KID](../results/rings/kid.{name}.svg)"]
-        return [*pairs, "**Generated images**", f"{name} images"]
+        images = [f"**{name}**", "**Generated images**", f"{name} images"]
+        return [*images, f"![KID](../results/rings/kid.{name}.svg)", "**Comparisons, paired**", pairs]
 
-    words = tables.study("rings", "Comparisons", "Generated").split("\n\n")
-    assert words == [
+    pairs = "| pair | KID, % of theirs |\n|---|---:|\n| uniform - alone | -30.0 (one seed) |"
+    words = tables.study("rings", "Generated", "Comparisons").split("\n\n")
+    assert [each for each in words if each != tables.COMPARED_NOTE] == [
         "Two cells.",
-        *("**iid**", *shown("iid")),
-        *("**skewed**", *shown("skewed")),
+        *shown("iid"),
+        *shown("skewed"),
         "All of it: [results/rings/table.md](../results/rings/table.md).",
     ]
 
@@ -80,7 +87,7 @@ def test_the_answers_are_bold_where_both_intervals_tell_them_from_0(tmp_path: Pa
     found = tuple(
         Comparison("uniform", "alone", name, 1.0, 1.5, each, None) for name, each in changes.items()
     )
-    write_table(tmp_path, "table1", comparisons=found)
+    write_table(tmp_path, "table1", {"all": {"comparisons": found}})
     rows = answers(tmp_path).splitlines()
     cells = ["", "-0.50 (one seed)", "-30.00 [-70.00, +10.00] (2)", "**-30.0 [-40.0, -20.0] (2)**", "", ""]
     assert f"| table1 | uniform - alone | {' | '.join(cells)} |" in rows
@@ -89,10 +96,13 @@ def test_the_answers_are_bold_where_both_intervals_tell_them_from_0(tmp_path: Pa
     assert sum("not measured yet" in row for row in rows) == len(measured) - 1 + len(ASKED) - 1
 
 
-def write_table(results: Path, study: str, **parts: Any) -> None:
-    """A table.json of one variant, empty but for these parts of it."""
-    variant = VariantTable("all", (), comparable=False, **{**dict.fromkeys(PARTS, ()), **parts})
-    table = StudyTable(study, "", (variant,), (), (Origin({}, {}, ("a cell",), 5.0),), {}, 0)
+def write_table(results: Path, study: str, variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table.json of these variants, empty but for these parts of them."""
+    filled = tuple(
+        VariantTable(name, (), comparable=False, **{**dict.fromkeys(PARTS, ()), **parts})
+        for name, parts in variants.items()
+    )
+    table = StudyTable(study, "", filled, (), (Origin({}, {}, ("a cell",), 5.0),), {}, 0)
     (results / study).mkdir()
     (results / study / "table.json").write_text(json.dumps(dataclasses.asdict(table)))
 
@@ -107,8 +117,8 @@ def test_a_goal_is_reached_where_all_of_the_interval_reaches_it(tmp_path: Path) 
     led = Comparison(
         "territories", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, far, far, (1, 2), (1,), 2), None
     )
-    write_table(tmp_path, "few", comparisons=(kid,))
-    write_table(tmp_path, "finalists", scores=(classes,), comparisons=(led,))
+    write_table(tmp_path, "few", {"all": {"comparisons": (kid,)}})
+    write_table(tmp_path, "finalists", {"all": {"scores": (classes,), "comparisons": (led,)}})
     found = [[cell.strip() for cell in row.split("|")[2:-1]] for row in goals(tmp_path).splitlines()[2:]]
     assert found == [
         ["≤ 1.8", "not measured yet", ""],
@@ -133,7 +143,7 @@ def test_the_goals_of_table_1_count_what_is_below(tmp_path: Path) -> None:
         ArmSummary(name, name, (1,), 80, collapsed, *(None,) * 6)
         for name, collapsed in (("alone", 3), ("uniform", 0), ("info-gain", 1))
     )
-    write_table(tmp_path, "table1", targets=targets, arms=arms)
+    write_table(tmp_path, "table1", {"all": {"targets": targets, "arms": arms}})
     first, hours, *_, nodes = goals(tmp_path).splitlines()[2:]
     assert "1 of 2 intervals; the highest -0.10 [-0.30, +0.10] (2) | no |" in first
     assert "| ≤ 4.5 | 5.0 | no |" in hours
