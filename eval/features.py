@@ -5,7 +5,7 @@ N images, C channels, H W pixels, n numbers of one layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -118,18 +118,19 @@ def trained_discriminator(run: RunDirectory, checkpoint: Checkpoint) -> Discrimi
     meta = checkpoint.meta
     architecture = run.architecture(meta.node_id)
     empty = Discriminator(architecture, meta.image_size, meta.image_channels)
-    return _filled(empty, checkpoint, "discriminator")
+    return _filled(empty, checkpoint, "discriminator", checkpoint.part("discriminator"))
 
 
 def trained_generator(run: RunDirectory, checkpoint: Checkpoint) -> Generator:
-    """The node's G of a checkpoint.
+    """The node's G of a checkpoint that images are drawn with: `Checkpoint.drawing`.
 
     Raises:
         InputError: The tensors do not fit the node's architecture.
     """
     meta = checkpoint.meta
     architecture = run.architecture(meta.node_id)
-    return _filled(Generator(architecture, meta.image_size, meta.image_channels), checkpoint, "generator")
+    empty = Generator(architecture, meta.image_size, meta.image_channels)
+    return _filled(empty, checkpoint, "generator", checkpoint.drawing)
 
 
 def untrained_discriminator(
@@ -194,12 +195,12 @@ def _settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     norm.running_var.copy_(x_BCHW.var(dim=(0, 2, 3)))
 
 
-def _filled(module: _Module, checkpoint: Checkpoint, part: str) -> _Module:
+def _filled(module: _Module, checkpoint: Checkpoint, network: str, weights: Mapping[str, Tensor]) -> _Module:
     try:
-        module.load_state_dict(checkpoint.part(part))
+        module.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        problem = f"the {part} does not fit architecture {checkpoint.meta.architecture!r} ({reason})"
+        problem = f"the {network} does not fit architecture {checkpoint.meta.architecture!r} ({reason})"
         raise InputError(
             checkpoint.path, problem, "restore the architecture that the run started with"
         ) from None

@@ -240,7 +240,7 @@ def _samples(checkpoint: Checkpoint, architecture: Architecture) -> str:
     meta = checkpoint.meta
     generator = Generator(architecture, meta.image_size, meta.image_channels)
     try:
-        generator.load_state_dict(checkpoint.part("generator"))
+        generator.load_state_dict(checkpoint.drawing)
     except RuntimeError:
         problem = f"the generator does not fit the architecture {meta.architecture!r} of the settings"
         raise InputError(checkpoint.path, problem, "the settings that the run was trained with") from None

@@ -28,6 +28,7 @@ from launcher.datasets import DataSet, load_data, prepare_shards, resolve_image
 from launcher.plan import Request, RunPlan, build_plan, check_request
 from launcher.split import split
 from node.config import Settings, resolve
+from node.config import recorded as recorded_settings
 from node.files import write_atomically
 from topology.errors import InputError
 from topology.files import write_graph
@@ -246,7 +247,7 @@ def first_difference(
         InputError: A recorded setting is not one of this version's.
     """
     there, now = (
-        _flat({**each, "settings": resolve(where, each["settings"]).model_dump(mode="json")})
+        _flat({**each, "settings": recorded_settings(where, each["settings"]).model_dump(mode="json")})
         for each in (recorded, here)
     )
     for name in [*now, *sorted(there.keys() - now.keys())]:

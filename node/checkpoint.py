@@ -93,6 +93,11 @@ class Checkpoint:
         """The tensors of `prefix.`, with that prefix taken off, such as `discriminator`."""
         return strip_prefix(self.tensors, prefix)
 
+    @property
+    def drawing(self) -> dict[str, Tensor]:
+        """The generator that images are drawn with: the average of its weights where one was kept, else the last ones."""
+        return self.part("average_generator") or self.part("generator")
+
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix.`, under the rest of their names."""

@@ -25,14 +25,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from node.checkpoint import add_prefix, strip_prefix
 from node.config import Settings
 from node.data import Batches
+from node.ema import follow
 from node.hardware import choose_device, choose_precision, place
 from node.inputs import count_cycles
 from node.judges import Divided, Forgiving, Judge, average, divide, most_forgiving, untrained
@@ -57,6 +60,8 @@ class TrainingError(RuntimeError):
 
 class Trainer:
     """One node's generator and discriminator, and everything that a cycle needs.
+
+    Images for others are drawn with `average_generator`, which training never reads.
 
     Args:
         settings: The run's settings with image size and channels filled in.
@@ -97,10 +102,13 @@ class Trainer:
         initialise(discriminator, settings.discriminator.initialisation, drawn_from)
         self.generator, self.discriminator = place(generator, self.device), place(discriminator, self.device)
         g, d = settings.generator, settings.discriminator
+        self._networks: dict[str, Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        self.average_generator = self.generator
+        if g.ema_decay:
+            self.average_generator = self._networks["average_generator"] = deepcopy(self.generator)
         self.g_optimizer = Adam(self.generator.parameters(), g.learning_rate, g.beta1, g.beta2)
         self.d_optimizer = Momentum(self.discriminator.parameters(), d.learning_rate, d.momentum)
-        if record is None and settings.training.cuda_graphs:
-            record = gpu_recorder(self.device)
+        record = record or (gpu_recorder(self.device) if settings.training.cuda_graphs else None)
         self.d_optimizer.looks = record is None
         self._run = Runner(record, self._changed)
 
@@ -147,8 +155,8 @@ class Trainer:
             g_loss, exchange = self._update_generator(z_mZ, self.discriminator), None  # 8
             if self._consider_neighbors():  # 9
                 exchange = self._learn_from_one(self._candidates(read_neighbors), z_mZ, x_mCHW)  # 10-12
-        if not (math.isfinite(loss) and math.isfinite(g_loss)):
-            raise self._diverged(f"loss of D {loss}, of G {g_loss}")
+        self._require(math.isfinite(loss) and math.isfinite(g_loss), f"loss of D {loss}, of G {g_loss}")
+        follow(self.average_generator, self.generator, self.settings.generator.ema_decay, self.cycle_count)
         return CycleRecord(
             cycle=self.cycle_count,
             epoch=self.epoch,
@@ -191,23 +199,15 @@ class Trainer:
         self.d_optimizer.descend(loss, above)
         return loss.detach()
 
-    def _update_generator(
-        self, z_mZ: Tensor, discriminator: Judge, drawn_mCHW: Tensor | None = None
-    ) -> float:
-        """Lines 8 and 12: one step of G along Eq. (4) against `discriminator`, which stays as it is.
+    def _update_generator(self, z_mZ: Tensor, judge: Judge, drawn_mCHW: Tensor | None = None) -> float:
+        """Lines 8 and 12: one step of G along Eq. (4) against the judge, which stays as it is; the loss, of no step if not finite.
 
-        Args:
-            z_mZ: Noise.
-            discriminator: Who judges G(z).
-            drawn_mCHW: G(z), where it has been drawn already.
-
-        Returns:
-            The loss; where it is not finite no step was made.
+        `drawn_mCHW` is G(z), where it has been drawn already.
         """
         if drawn_mCHW is not None and drawn_mCHW.requires_grad:
-            return self._descend_generator(discriminator, drawn_mCHW).item()
+            return self._descend_generator(judge, drawn_mCHW).item()
         # Replayed images have no history: gradients need them drawn again, by which the running statistics must not move twice.
-        return self._run(self._draw_and_descend, discriminator, z_mZ, track=drawn_mCHW is None).item()
+        return self._run(self._draw_and_descend, judge, z_mZ, track=drawn_mCHW is None).item()
 
     def _draw_and_descend(self, discriminator: Judge, z_mZ: Tensor, *, track: bool) -> Tensor:
         return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
@@ -351,8 +351,7 @@ class Trainer:
         return logits_m
 
     def _precision(self) -> torch.autocast:
-        reduced = self.precision == torch.bfloat16
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def _changed(self) -> list[Tensor]:
         """All that a cycle changes on the device."""
@@ -366,13 +365,12 @@ class Trainer:
         Raises:
             TrainingError: A weight is not finite; such a state is not worth keeping.
         """
-        for network in (self.generator, self.discriminator):
-            for name, tensor in network.state_dict().items():
-                if not bool(tensor.isfinite().all()):
-                    raise self._diverged(f"{name} is not finite")
+        networks = [add_prefix(network.state_dict(), name) for name, network in self._networks.items()]
+        weights = {name: tensor for part in networks for name, tensor in part.items()}
+        for name, tensor in weights.items():
+            self._require(bool(tensor.isfinite().all()), f"{name} is not finite")
         return {
-            **add_prefix(self.generator.state_dict(), "generator"),
-            **add_prefix(self.discriminator.state_dict(), "discriminator"),
+            **weights,
             **add_prefix(self.g_optimizer.state(), "g_optimizer"),
             **add_prefix(self.d_optimizer.state(), "d_optimizer"),
             **add_prefix({name: stream.get_state() for name, stream in self.streams.items()}, "random"),
@@ -381,13 +379,14 @@ class Trainer:
             **({"progress.neighbors": torch.tensor(self._neighbor_ids)} if self.settings.averages else {}),
         }
 
-    def _diverged(self, what: str) -> TrainingError:
-        return TrainingError(f"cycle {self.cycle_count}: {what}; lower the learning rates")
+    def _require(self, finite: bool, what: str) -> None:  # noqa: FBT001 - what is required
+        if not finite:
+            raise TrainingError(f"cycle {self.cycle_count}: {what}; lower the learning rates")
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continues from what `state` returned, perhaps in another process."""
-        self.generator.load_state_dict(strip_prefix(tensors, "generator"))
-        self.discriminator.load_state_dict(strip_prefix(tensors, "discriminator"))
+        for name, network in self._networks.items():
+            network.load_state_dict(strip_prefix(tensors, name))
         self.g_optimizer.load_state(strip_prefix(tensors, "g_optimizer"))
         self.d_optimizer.load_state(strip_prefix(tensors, "d_optimizer"))
         for name, stream in self.streams.items():

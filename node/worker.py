@@ -362,7 +362,7 @@ class Worker:
         z_BZ = torch.randn(count, self._trainer.generator.latent_size, generator=noise).to(
             self._trainer.device
         )
-        picture = samples.grid(samples.generate(self._trainer.generator, z_BZ))
+        picture = samples.grid(samples.generate(self._trainer.average_generator, z_BZ))
         with self._degrading("samples"):
             samples.write_png(self._directory / "samples" / f"epoch-{epoch:04d}.png", picture)
 

@@ -222,6 +222,18 @@ def test_a_setting_that_came_later_has_its_default_in_older_cells() -> None:
         progress_of(study, (first,), Path("out"))
 
 
+def test_a_setting_of_a_preset_that_came_later_has_its_default_too() -> None:
+    """The training was done without it, whatever the preset says by now."""
+    study = read(STUDY.replace('preset = "quick"', 'preset = "best"'))
+    first, file = study.cells[0], Path("out/cells") / f"{study.cells[0].name}.json"
+    file.parent.mkdir(parents=True)
+    older = json.loads(json.dumps(first.inputs))
+    assert older["settings"]["generator"].pop("ema_decay") == 0.995
+    file.write_text(json.dumps(older))
+    with pytest.raises(InputError, match=r"generator\.ema_decay is 0\.0 there and 0\.995 here"):
+        progress_of(study, (first,), Path("out"))
+
+
 def test_the_time_left_follows_from_what_cells_took() -> None:
     """Cells that were done before say nothing of it."""
     cells = [Progress(cell, Path("out")) for cell in read().cells[:4]]
