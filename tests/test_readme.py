@@ -16,9 +16,19 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.answers import ASKED, answers
-from benchmarks.goals import goals
+from benchmarks.goals import COOPERATIVE, GOALS, goals
 from eval.statistics import Estimate, Interval
-from eval.table import ArmSummary, Comparison, Origin, ScoreRow, StudyTable, Target, VariantTable
+from eval.table import (
+    ArmSummary,
+    Comparison,
+    ErrorRow,
+    Origin,
+    ScoreRow,
+    StudyTable,
+    Target,
+    VariantTable,
+)
+from launcher.study import read_study
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("arms", "errors", "spreads", "floors", "scores", "comparisons", "targets", "collapsed", "unlike")
@@ -128,6 +138,34 @@ def test_a_goal_is_reached_where_all_of_the_interval_reaches_it(tmp_path: Path) 
         ["≤ -30", "-30.0 [-32.0, -28.0] (2)", "the mean alone"],
         ["0 of 75 or more", "0 of 0", "not yet so many"],
     ]
+
+
+def test_what_the_page_asks_of_a_study_is_what_the_study_compares() -> None:
+    """A pair that a study does not have would stay "not measured yet" for good."""
+    some = Estimate(1.0, None, None, (1,), (1,), 1)
+    for name in {*ASKED, *(goal.study for goal in GOALS), *COOPERATIVE}:
+        study = read_study(ROOT / f"examples/studies/{name}.toml", data="mnist", base_port=20_000)
+        arms = {cell.arm for cell in study.cells}
+        assert set(ASKED.get(name, ())) <= set(study.comparisons), name
+        assert set(COOPERATIVE.get(name, ())) <= arms, name
+        full = VariantTable(
+            "all",
+            (),
+            comparable=False,
+            **dict.fromkeys(PARTS, ())
+            | {
+                "errors": tuple(
+                    ErrorRow(arm, source, "pooled", "rbf", (), some)
+                    for arm in arms
+                    for source in ("discriminator", "neighborhood")
+                ),
+                "scores": tuple(ScoreRow(arm, "classes_covered", (), some) for arm in arms),
+                "comparisons": tuple(
+                    Comparison(*pair, "kid", 1.0, 1.0, some, None) for pair in study.comparisons
+                ),
+            },
+        )
+        assert all(goal.find(full) for goal in GOALS if goal.study == name), name
 
 
 def test_the_goals_of_table_1_count_what_is_below(tmp_path: Path) -> None:
