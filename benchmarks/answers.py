@@ -28,6 +28,7 @@ _COMPARED = (
 )
 MISSING = "not measured yet"
 _COOPERATION = (("uniform", "alone-matched"), ("eq6", "alone-matched"), ("eq6", "uniform"))
+_GOSSIP = (("gossip", "alone-matched"), ("gossip", "uniform"))
 _TERRITORIES = (
     ("territories", "preset-alone-matched"),
     ("territories", "alone-matched"),
@@ -42,8 +43,8 @@ ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("info-gain", "alone-matched"),
         ("info-gain", "uniform"),
     ),
-    "best": (*_COOPERATION, ("gossip", "alone-matched"), ("gossip", "uniform")),
-    "few": (*_COOPERATION, ("objection", "alone-matched"), ("objection", "uniform")),
+    "best": (*_COOPERATION, *_GOSSIP),
+    "few": (*_COOPERATION, *_GOSSIP),
     "finalists": (*_COOPERATION, *_TERRITORIES),
 }
 """Study -> the pairs of its arms that answer something, ours first."""

@@ -121,13 +121,13 @@ def test_a_goal_is_reached_where_all_of_the_interval_reaches_it(tmp_path: Path) 
     """By the mean alone where only that does; a study that is missing is said to be."""
     near, far = Interval(-45.0, -15.0), Interval(-32.0, -28.0)
     kid = Comparison(
-        "uniform", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, near, near, (1, 2), (1,), 2), None
+        "gossip", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, near, near, (1, 2), (1,), 2), None
     )
     classes = ScoreRow("territories", "classes_covered", (), Estimate(4.5, None, None, (1,), (1,), 1))
     led = Comparison(
         "territories", "alone-matched", "kid", 0.7, 1.0, Estimate(-30.0, far, far, (1, 2), (1,), 2), None
     )
-    write_table(tmp_path, "few", {"all": {"comparisons": (kid,)}})
+    write_table(tmp_path, "best", {"all": {"comparisons": (kid,)}})
     write_table(tmp_path, "finalists", {"all": {"scores": (classes,), "comparisons": (led,)}})
     found = [[cell.strip() for cell in row.split("|")[2:-1]] for row in goals(tmp_path).splitlines()[2:]]
     assert found == [
