@@ -68,7 +68,7 @@ def answers(results: Path) -> str:
 
 
 def compared(variant: VariantTable) -> str:
-    """A row for each pair that a study compares, as in `answers`."""
+    """A row for each pair of a study that was measured, as in `answers`."""
     pairs = dict.fromkeys((each.ours, each.theirs) for each in variant.comparisons)
     there = {each.figure for each in variant.comparisons}
     figures = [figure for figure in _COMPARED if figure in there]

@@ -247,7 +247,7 @@ def probe(trainer: Trainer, data: Data, chosen: NDArray[np.int64]) -> float:
 
 def kid(trainer: Trainer, data: Data, seed: int) -> float:
     """KID of the generator, which is left as it is."""
-    images = generated_images(deepcopy(trainer.generator).cpu().eval(), len(data.test_images), seed)
+    images = generated_images(deepcopy(trainer.average_generator).cpu().eval(), len(data.test_images), seed)
     features_Mn = classifier.describe(data.model, images)
     return float(kernel_distance(data.reference_Nn, features_Mn, 100, 1000, np.random.default_rng(seed)).mean)
 

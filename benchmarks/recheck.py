@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.prepare import first_difference
+from node.config import validated
 from topology.errors import InputError
 
 _NUMBERS = ("probe", "quality")
@@ -42,7 +43,7 @@ def verdict(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
     """What two files of one cell show, and whether that is wrong."""
     there, here = ({name: each.get(name) for name in ("graph", "settings")} for each in (before, now))
     try:
-        difference = first_difference(Path("settings"), there, here)
+        difference = first_difference(Path("settings"), there, here, validated)
     except InputError as error:
         return f"of another version: {error}", True
     if difference:

@@ -26,7 +26,7 @@ from faults.verdicts import observation  # noqa: E402 - needs the path
 
 RESULTS = ROOT / "results"
 COMPARED_NOTE = (
-    "Ours less theirs [95% by Student's t over seeds] (number of seeds), that of KID in percent of theirs; bold where that "
+    "Ours less theirs [95% by Student's t over seeds] (number of seeds), that of KID in percent of theirs; bold where Student's "
     "interval and the bootstrap's exclude 0. Below 0 the first of the pair is better, or its nodes more alike; of coverage, recall and classes "
     "covered, above 0."
 )
@@ -238,7 +238,7 @@ def study(name: str, *headings: str, results: str = "../results") -> str:
     Comparisons take a row for each figure of each pair there, and one for each pair here.
     """
     path, table = RESULTS / name / "table.md", read_table(RESULTS, name)
-    if table is None:
+    if table is None or not path.exists():
         return f"Not measured yet: `make study STUDY={name} DATA=path/to/mnist`."
     title, *parts = path.read_text(encoding="utf-8").split("\n## ")
     told = {part.split("\n", 1)[0]: part.split("\n### ")[1:] for part in parts}

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from eval.features import trained_generator
 from eval.history import History, read_history, read_status
 from eval.plots import Curve, curve_panel, graph_picture, node_colour, png_uri, shared_range
 from eval.runs import RunDirectory
-from node.checkpoint import Checkpoint, CheckpointMeta
-from node.config import Architecture
+from node.checkpoint import CheckpointMeta
 from node.models import Generator
 from node.samples import generate, grid
 from node.shards import Shard, load_shard
@@ -213,7 +213,7 @@ def _node(
     try:
         checkpoint = run.checkpoint(node.id)
         meta = checkpoint.meta
-        samples = _samples(checkpoint, run.architecture(node.id))
+        samples = _samples(trained_generator(run, checkpoint))
     except InputError as error:
         problem = str(error)
     return NodePortrait(
@@ -231,21 +231,10 @@ def _node(
     )
 
 
-def _samples(checkpoint: Checkpoint, architecture: Architecture) -> str:
-    """A grid of generated images as a data URI, from noise that is the same for every node and run.
-
-    Raises:
-        InputError: The tensors do not fit the architecture that the run names.
-    """
-    meta = checkpoint.meta
-    generator = Generator(architecture, meta.image_size, meta.image_channels)
-    try:
-        generator.load_state_dict(checkpoint.drawing)
-    except RuntimeError:
-        problem = f"the generator does not fit the architecture {meta.architecture!r} of the settings"
-        raise InputError(checkpoint.path, problem, "the settings that the run was trained with") from None
+def _samples(generator: Generator) -> str:
+    """A grid of generated images as a data URI, from noise that is the same for every node and run."""
     noise = torch.Generator().manual_seed(NOISE_SEED)
-    z_BZ = torch.randn(SAMPLES, architecture.latent_size, generator=noise)
+    z_BZ = torch.randn(SAMPLES, generator.latent_size, generator=noise)
     return png_uri(grid(generate(generator, z_BZ)))
 
 

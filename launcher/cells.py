@@ -28,6 +28,7 @@ from launcher.live import Status, read_status
 from launcher.prepare import RUN_FILE, first_difference, plain_name, source_digest
 from launcher.site import make_shard
 from launcher.study import Cell, Study
+from node.config import validated
 from node.files import write_json
 from node.shards import save_shard
 from topology.errors import InputError
@@ -209,7 +210,7 @@ def _check_same(study: Study, progress: Progress) -> None:
             "remove it, and the cell is run again",
         ) from None
     try:
-        difference = first_difference(file, recorded, now)
+        difference = first_difference(file, recorded, now, validated)
     except InputError as error:
         raise InputError(file, f"settings that this version does not have ({error})", _ANOTHER) from None
     if difference:

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,7 +28,6 @@ from launcher.datasets import DataSet, load_data, prepare_shards, resolve_image
 from launcher.plan import Request, RunPlan, build_plan, check_request
 from launcher.split import split
 from node.config import Settings, resolve
-from node.config import recorded as recorded_settings
 from node.files import write_atomically
 from topology.errors import InputError
 from topology.files import write_graph
@@ -231,23 +230,27 @@ def _check_same_run(run_file: Path, request: Request) -> None:
 
 
 def first_difference(
-    where: Path, recorded: Mapping[str, Any], here: Mapping[str, Any]
+    where: Path,
+    recorded: Mapping[str, Any],
+    here: Mapping[str, Any],
+    read: Callable[[Path, Mapping[str, Any]], Settings] = resolve,
 ) -> tuple[str, str, str] | None:
     """The first field in which a record differs from what is here, and both values as words; None where none does.
 
-    A setting that came with a later version counts as its default, so a default must be what was done before, or the records that
-    it concerns must go.
+    A setting that came with a later version counts as that version has it. For a record of what is done and over, that is its default:
+    so a default must be what was done before, or the records that it concerns must go.
 
     Args:
         where: The record's file, for errors.
         recorded: Nested tables, one of them `settings`.
         here: The same now.
+        read: What makes settings of a table: `resolve` for what is to go on, `validated` for what is over.
 
     Raises:
         InputError: A recorded setting is not one of this version's.
     """
     there, now = (
-        _flat({**each, "settings": recorded_settings(where, each["settings"]).model_dump(mode="json")})
+        _flat({**each, "settings": read(where, each["settings"]).model_dump(mode="json")})
         for each in (recorded, here)
     )
     for name in [*now, *sorted(there.keys() - now.keys())]:

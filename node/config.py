@@ -134,8 +134,8 @@ class GeneratorSettings(Section):
     beta2: float = Field(0.999, ge=0, lt=1)
     """Adam's decay of the second moment."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Images are drawn with a moving average of G's weights, which keeps this share of itself in every cycle; 0 draws with the
-    last weights, as the paper. G learns alike either way."""
+    """Images are drawn with a moving average of G's weights, which keeps at most this share of itself in a cycle (`node/ema.py`); 0
+    draws with the last weights. G learns alike either way."""
     initialisation: Literal["he", "dcgan"] = "dcgan"
     """He's normal, or DCGAN's N(0, 0.02)."""
 
@@ -297,13 +297,13 @@ def resolve(where: str | Path, *layers: Mapping[str, Any]) -> Settings:
     }
     for layer in (_preset(preset), *layers, {"preset": preset}):
         merged = merge(merged, layer)
-    return recorded(where, merged)
+    return validated(where, merged)
 
 
-def recorded(where: str | Path, table: Mapping[str, Any]) -> Settings:
-    """Settings as a run recorded them, complete; refused as by `resolve`.
+def validated(where: str | Path, table: Mapping[str, Any]) -> Settings:
+    """Settings as a table has them and no preset, refused as by `resolve`.
 
-    What came with a later version has its default, whatever the preset says now.
+    Of a complete record: what came with a later version has its default, whatever the preset says now.
     """
     try:
         return Settings.model_validate(table)

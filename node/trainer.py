@@ -209,13 +209,13 @@ class Trainer:
         # Replayed images have no history: gradients need them drawn again, by which the running statistics must not move twice.
         return self._run(self._draw_and_descend, judge, z_mZ, track=drawn_mCHW is None).item()
 
-    def _draw_and_descend(self, discriminator: Judge, z_mZ: Tensor, *, track: bool) -> Tensor:
-        return self._descend_generator(discriminator, self.generate(z_mZ, track=track))
+    def _draw_and_descend(self, judge: Judge, z_mZ: Tensor, *, track: bool) -> Tensor:
+        return self._descend_generator(judge, self.generate(z_mZ, track=track))
 
-    def _descend_generator(self, discriminator: Judge, fake_mCHW: Tensor) -> Tensor:
+    def _descend_generator(self, judge: Judge, fake_mCHW: Tensor) -> Tensor:
         weight, gaps = self.settings.cooperation.statistics_weight, list[Tensor]()
-        asked = {"gaps": gaps} if weight and isinstance(discriminator, Divided) else {}
-        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(discriminator, fake_mCHW, **asked))
+        asked = {"gaps": gaps} if weight and isinstance(judge, Divided) else {}
+        loss = GENERATOR_LOSSES[self.settings.generator.loss](self._judge(judge, fake_mCHW, **asked))
         self.g_optimizer.descend(loss + weight * sum(gaps) if gaps else loss)
         return loss.detach()
 

@@ -344,7 +344,7 @@ def test_a_checkpoint_of_another_structure_is_named(bare: Path) -> None:
     """A generator that does not fit the settings is a line, not a traceback."""
     text = (bare / "peers.toml").read_text()
     (bare / "peers.toml").write_text(text.replace("latent_size = 100", "latent_size = 7"))
-    assert "does not fit the architecture 'paper'" in report(bare).text
+    assert "does not fit architecture 'paper'" in report(bare).text
 
 
 def test_a_result_of_another_run_is_not_shown(bare: Path) -> None:

@@ -306,6 +306,7 @@ def test_a_state_that_is_not_finite_is_not_handed_out() -> None:
 def test_a_recorded_node_learns_what_one_that_calls_everything_learns(policy: str, precision: str) -> None:
     """Bit for bit, as a GPU replays: neighbours' snapshots arrive in mid-run, another neighbour appears, a state is loaded."""
     tables = always(policy) | {"discriminator": {"max_steps": 2}, "training": {"precision": precision}}
+    tables |= {"generator": {"ema_decay": 0.9}}
     plain, recorded = build(**tables), build(recorder=record, **tables)
     others = {j: build(node_id=j).discriminator.requires_grad_(requires_grad=False) for j in (2, 3, 4)}
     saved: dict[str, torch.Tensor] = {}

@@ -29,6 +29,7 @@ from relay import Relay
 from topology.files import write_graph
 from topology.graph import complete, ring
 from topology.peers import read_peers
+from trainers import same
 from transport.wire import MAGIC, Snapshot, encode
 
 pytestmark = pytest.mark.system
@@ -158,6 +159,20 @@ def test_a_status_is_fresh_however_rarely_metrics_are_written(tmp_path: Path) ->
             lambda: seen.add(nodes[1].status().get("cycle", 0)) or len(seen) > 3, what="a moving cycle"
         )
         assert not (nodes[1].directory / "metrics.jsonl").exists()
+
+
+def test_pictures_are_drawn_with_the_average_where_one_is_kept(tmp_path: Path) -> None:
+    """The same training draws others without."""
+    pictures, learnt = [], []
+    for decay in (0.0, 0.9):
+        settings = {"generator": {"ema_decay": decay}, "output": {"samples_every_epochs": 5}}
+        peers = write_run(tmp_path / str(decay), complete(2), policy="alone", epochs=5, **settings)
+        with started(peers, 1) as nodes:
+            finish_all(nodes)
+        pictures.append((nodes[1].directory / "samples" / "epoch-0005.png").read_bytes())
+        learnt.append(load_newest(nodes[1].directory).part("generator"))
+    assert same(*learnt)
+    assert pictures[0] != pictures[1]
 
 
 def final_files(folder: Path, node_ids: tuple[int, ...]) -> dict[int, tuple[str, bytes]]:
