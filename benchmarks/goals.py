@@ -76,15 +76,26 @@ def _change(ours: str, theirs: str, figure: str) -> Find:
     )
 
 
+COOPERATIVE = {"table1": ("uniform", "info-gain"), "best": ("uniform", "eq6", "gossip")}
+"""Study of a preset -> its arms that exchange, of whose nodes none is to collapse."""
 GOALS = (
-    Goal("`best`, `gossip`: error, RBF, pooled, %", "best", _error("gossip", "discriminator"), 1.8),
-    Goal("`best`, `gossip`, with its neighbours' D: the same", "best", _error("gossip", "neighborhood"), 1.7),
-    Goal(
-        "`best`, `gossip`: KID less that of `alone-matched`, %",
-        "best",
-        _change("gossip", "alone-matched", "kid"),
-        -25,
-        digits=1,
+    *(
+        Goal(f"`best`, `{arm}`: error, RBF, pooled, %", "best", _error(arm, "discriminator"), 1.8)
+        for arm in COOPERATIVE["best"]
+    ),
+    *(
+        Goal(f"`best`, `{arm}`, with its neighbours' D: the same", "best", _error(arm, "neighborhood"), 1.7)
+        for arm in COOPERATIVE["best"]
+    ),
+    *(
+        Goal(
+            f"`best`, `{arm}`: KID less that of `alone-matched`, %",
+            "best",
+            _change(arm, "alone-matched", "kid"),
+            -25,
+            digits=1,
+        )
+        for arm in COOPERATIVE["best"]
     ),
     Goal(
         "two digits a node, `territories`: classes drawn",
@@ -102,8 +113,6 @@ GOALS = (
     ),
 )
 LEAST_TRAINED = 75
-COOPERATIVE = {"table1": ("uniform", "info-gain"), "best": ("uniform", "eq6", "gossip")}
-"""Study of a preset -> its arms that exchange, of whose nodes none is to collapse."""
 MOST_HOURS = 4.5
 
 
