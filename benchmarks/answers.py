@@ -43,6 +43,7 @@ ASKED: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("info-gain", "alone-matched"),
         ("info-gain", "uniform"),
     ),
+    "averaged": (("uniform", "alone-matched"), ("info-gain", "alone-matched"), ("info-gain", "uniform")),
     "best": (*_COOPERATION, *_GOSSIP),
     "few": (*_COOPERATION, *_GOSSIP),
     "finalists": (*_COOPERATION, *_TERRITORIES),

@@ -298,6 +298,7 @@ DOCUMENTS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "Collapsed",
                 "Where",
             ),
+            "averaged": ("Error in %, every kind", *GENERATORS),
             "best": ("Error in %, every kind", "Error in % without", "Targets", *GENERATORS),
             "few": ("Error in %, every kind", *GENERATORS),
             "controls": GENERATORS,
